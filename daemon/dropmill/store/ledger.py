@@ -1,0 +1,513 @@
+"""The parent's side of `results.db`: admit, feed, charge, let go, mark gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import apsw
+
+from ..job import Fingerprint, Kind, Lane, State, Take
+from .schema import TakeState, machine_faults, open_for_writing, transaction
+
+RENAME_WINDOW_NS = 30 * 10**9  # takes that died longer ago may be compacted at any moment
+
+
+class Admission(NamedTuple):
+    """A settled file, as it asks to be let in."""
+
+    folder: bytes
+    name: bytes
+    fingerprint: Fingerprint
+    kind: Kind
+    lane: Lane
+    unhurried: bool = True
+
+
+class Row(NamedTuple):
+    """A queued file, as it is fed to the pool."""
+
+    id: int
+    seq: int
+    folder: bytes
+    name: bytes
+    kind: Kind
+    lane: Lane
+    fingerprint: Fingerprint
+    version: int
+    attempts: int
+    alone: bool
+    unhurried: bool
+    part: int | None
+    encoding: str | None
+    digest: bytes | None
+    output: bytes | None
+    moved_from: int | None
+
+
+class Known(NamedTuple):
+    """What the ledger knows of one name in a folder."""
+
+    fingerprint: Fingerprint
+    state: int
+
+
+_ROW = """SELECT f.id, f.seq, d.path, f.name, f.kind, f.lane, f.inode, f.size, f.mtime_ns,
+    f.ctime_ns, f.device, f.version, f.attempts, f.alone, f.unhurried, f.part, f.encoding,
+    f.digest, f.output, f.moved_from
+    FROM files f JOIN folders d ON d.id = f.folder """
+
+
+def _row(values: Any) -> Row:
+    file, seq, folder, name, kind, lane = values[:6]
+    version, attempts, alone, unhurried, *rest = values[11:]
+    return Row(
+        file,
+        seq,
+        folder,
+        name,
+        Kind(kind),
+        Lane(lane),
+        Fingerprint(*values[6:11]),
+        version,
+        attempts,
+        bool(alone),
+        bool(unhurried),
+        *rest,
+    )
+
+
+class Ledger:
+    """The table of every file known. One thread of the parent uses it."""
+
+    def __init__(
+        self,
+        state_folder: bytes,
+        lock: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
+        """`lock` gives the Lock that the workers share, for one write."""
+        self._lock = lock
+        self._connection = open_for_writing(state_folder, synchronous="NORMAL")
+        self._folders: dict[bytes, int] = {}
+        (highest,) = self._one("SELECT max(seq) FROM files") or (0,)
+        self._seq = int(highest or 0)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _all(self, sql: str, bindings: Any = ()) -> list[Any]:
+        return self._connection.execute(sql, bindings).fetchall()
+
+    def _one(self, sql: str, bindings: Any = ()) -> Any:
+        return self._connection.execute(sql, bindings).fetchone()
+
+    # ---- admit -------------------------------------------------------------------------------
+
+    def admit(self, admissions: Iterable[Admission]) -> list[Admission]:
+        """Writes or refreshes the rows of settled files, in one transaction.
+
+        Equal fingerprints change nothing. Gives back those that must wait: a large text in
+        progress that only grew is finished as it was admitted first.
+        """
+        now = time.time_ns()
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            return [each for each in admissions if not self._admit(each, now)]
+
+    def _admit(self, new: Admission, now: int) -> bool:
+        folder = self._folder(new.folder)
+        found = self._one(
+            "SELECT id, state, inode, size, mtime_ns, ctime_ns, device, part, lane"
+            " FROM files WHERE folder = ? AND name = ?",
+            (folder, new.name),
+        )
+        if found is None:
+            self._insert(folder, new, now)
+            return True
+        file, state, *mark = found[:7]
+        part, lane = found[7:]
+        old = Fingerprint(*mark)
+        if old == new.fingerprint and state != State.GONE:
+            if state == State.QUEUED and new.lane < lane:  # it arrived anew while in the backlog
+                self._requeue(file, new.lane)
+            return True
+        in_progress = part is not None and state == State.QUEUED
+        if in_progress and old.inode == new.fingerprint.inode and new.fingerprint.size > old.size:
+            return False
+        self._refresh(file, new, now)
+        return True
+
+    def _insert(self, folder: int, new: Admission, now: int) -> None:
+        self._seq += 1
+        self._connection.execute(
+            "INSERT INTO files(folder, name, state, kind, lane, seq, inode, size, mtime_ns,"
+            " ctime_ns, device, version, attempts, spared, alone, unhurried, moved_from, queued_ns)"
+            " VALUES(?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0, ?, ?, ?)",
+            (
+                folder,
+                new.name,
+                int(new.kind),
+                int(new.lane),
+                self._seq,
+                *new.fingerprint,
+                int(new.unhurried),
+                self._rename_of(new),
+                now,
+            ),
+        )
+
+    def _refresh(self, file: int, new: Admission, now: int) -> None:
+        self._seq += 1
+        self._connection.execute(
+            "UPDATE files SET state = 1, kind = ?, lane = ?, seq = ?, inode = ?, size = ?,"
+            " mtime_ns = ?, ctime_ns = ?, device = ?, attempts = 0, spared = 0, alone = 0,"
+            " unhurried = ?, part = NULL, moved_from = NULL, retry_ns = NULL, queued_ns = ?,"
+            " started_ns = NULL, finished_ns = NULL, reason = NULL WHERE id = ?",
+            (
+                int(new.kind),
+                int(new.lane),
+                self._seq,
+                *new.fingerprint,
+                int(new.unhurried),
+                now,
+                file,
+            ),
+        )
+        self._connection.execute(
+            "UPDATE takes SET state = ?, died_ns = ? WHERE file = ? AND state = ?",
+            (TakeState.DEAD, now, file, TakeState.PENDING),
+        )
+
+    def _rename_of(self, new: Admission) -> int | None:
+        """The row whose path is gone and whose size and mtime agree: maybe the same content."""
+        candidates = self._all(
+            "SELECT f.id, d.path, f.name FROM files f JOIN folders d ON d.id = f.folder"
+            " WHERE f.mtime_ns = ? AND f.size = ? AND f.kind = ? AND f.state IN (2, 6) LIMIT 8",
+            (new.fingerprint.mtime_ns, new.fingerprint.size, int(new.kind)),
+        )
+        for file, folder, name in candidates:
+            if not os.path.lexists(os.path.join(folder, name)):
+                return int(file)
+        return None
+
+    def _folder(self, path: bytes) -> int:
+        known = self._folders.get(path)
+        if known is not None:
+            return known
+        self._connection.execute("INSERT OR IGNORE INTO folders(path) VALUES(?)", (path,))
+        (number,) = self._one("SELECT id FROM folders WHERE path = ?", (path,)) or (0,)
+        if len(self._folders) > 10_000:
+            self._folders.clear()
+        self._folders[path] = number
+        return int(number)
+
+    # ---- feed --------------------------------------------------------------------------------
+
+    @property
+    def seq(self) -> int:
+        """The number of the newest admission."""
+        return self._seq
+
+    def queued(
+        self, lane: Lane, after: int, up_to: int, limit: int, *, newest_first: bool
+    ) -> list[Row]:
+        """Queued rows of a lane whose admission has a number in (after, up_to], in its order."""
+        order = "DESC" if newest_first else "ASC"
+        found = self._connection.execute(
+            _ROW + "WHERE f.state = 1 AND f.lane = ? AND f.seq > ? AND f.seq <= ?"
+            f" ORDER BY f.seq {order} LIMIT ?",
+            (int(lane), after, up_to, limit),
+        )
+        return [_row(values) for values in found]
+
+    def row(self, file: int) -> Row | None:
+        """A file's row, whatever its state."""
+        values = self._one(_ROW + "WHERE f.id = ?", (file,))
+        return _row(values) if values else None
+
+    def queue_again(self, file: int) -> None:
+        """Has a done file read once more, as it stands, to be compared with its takes."""
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            self._connection.execute(
+                "UPDATE files SET state = 1 WHERE id = ? AND state = 2", (file,)
+            )
+            if self._connection.changes():
+                self._requeue(file, Lane.BACKLOG)
+
+    def queued_rows(self, files: Iterable[int]) -> list[Row]:
+        """Those of the files that are still queued, as they are now."""
+        found: list[Row] = []
+        for file in files:
+            values = self._one(_ROW + "WHERE f.id = ? AND f.state = 1", (file,))
+            if values:
+                found.append(_row(values))
+        return found
+
+    def takes(self, file: int) -> list[Take]:
+        """What the index holds of a file (or held, until it went away just now), in order."""
+        found = self._connection.execute(
+            "SELECT id, first, end, digest, newlines, unterminated FROM takes"
+            " WHERE file = ? AND (state = ? OR state = ? AND died_ns > ?) ORDER BY first, id",
+            (file, TakeState.LIVE, TakeState.GONE, time.time_ns() - RENAME_WINDOW_NS),
+        )
+        return [
+            Take(take, first, end, digest, newlines, bool(unterminated), {})
+            for take, first, end, digest, newlines, unterminated in found
+        ]
+
+    def covered(self, file: int, part: int) -> list[tuple[int, int]]:
+        """The byte ranges of a large text in progress that are there already, in order."""
+        return self._all(
+            "SELECT first, end FROM takes WHERE file = ? AND (state = ? OR state = ? AND"
+            " (end <= ? OR ? < 0)) ORDER BY first",
+            (file, TakeState.PENDING, TakeState.LIVE, part, part),
+        )
+
+    def due_retries(self, now_ns: int, limit: int = 256) -> int:
+        """Puts retries whose time has come back into the queue; gives how many."""
+        due = self._all(
+            "SELECT id FROM files WHERE state = ? AND retry_ns <= ? LIMIT ?",
+            (int(State.RETRY), now_ns, limit),
+        )
+        if due:
+            with machine_faults("results.db"), self._lock(), transaction(self._connection):
+                for (file,) in due:
+                    self._requeue(file)
+        return len(due)
+
+    def next_retry_ns(self) -> int | None:
+        (soonest,) = self._one(
+            "SELECT min(retry_ns) FROM files WHERE state = ?", (int(State.RETRY),)
+        ) or (None,)
+        return soonest
+
+    def _requeue(self, file: int, lane: Lane | None = None) -> None:
+        self._seq += 1
+        self._connection.execute(
+            "UPDATE files SET state = 1, seq = ?, lane = coalesce(?, lane), retry_ns = NULL"
+            " WHERE id = ?",
+            (self._seq, None if lane is None else int(lane), file),
+        )
+
+    def retry(self, files: Iterable[int]) -> int:
+        """Puts quarantined files back, their attempts forgotten; gives how many."""
+        count = 0
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            for file in files:
+                self._connection.execute(
+                    "UPDATE files SET attempts = 0, spared = 0, reason = NULL, queued_ns = ?"
+                    " WHERE id = ? AND state IN (3, 4)",
+                    (time.time_ns(), file),
+                )
+                if self._connection.changes():
+                    self._requeue(file)
+                    count += 1
+        return count
+
+    def quarantined(self) -> list[int]:
+        return [file for (file,) in self._all("SELECT id FROM files WHERE state = 4")]
+
+    # ---- what went wrong ---------------------------------------------------------------------
+
+    def charge(self, file: int, reason: str, retry_ns: int, limit: int) -> State | None:
+        """One attempt more on the file's account, for a worker that it killed.
+
+        Its next attempt runs alone in a fresh worker, and only an attempt that ran so may
+        quarantine it. Gives the file's new state; None when it is no longer queued.
+        """
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            found = self._one(
+                "SELECT attempts, alone FROM files WHERE id = ? AND state = 1", (file,)
+            )
+            if found is None:
+                return None
+            attempts, alone = found[0] + 1, found[1]
+            state = State.QUARANTINED if alone and attempts >= limit else State.RETRY
+            self._connection.execute(
+                "UPDATE files SET state = ?, attempts = ?, alone = 1, reason = ?, retry_ns = ?,"
+                " finished_ns = ? WHERE id = ?",
+                (int(state), attempts, reason, retry_ns, time.time_ns(), file),
+            )
+            return state
+
+    def spare(self, file: int) -> int:
+        """A worker died with the file in hand and nobody is charged; gives how often so far."""
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            self._connection.execute(
+                "UPDATE files SET spared = spared + 1, alone = max(alone, spared >= 2)"
+                " WHERE id = ?",
+                (file,),
+            )
+            (spared,) = self._one("SELECT spared FROM files WHERE id = ?", (file,)) or (0,)
+            return int(spared)
+
+    def let_go(self, files: Iterable[int]) -> None:
+        """Forgets the fingerprints of queued files that are not what was admitted.
+
+        They go back to settle; whatever they are then, it is admitted anew.
+        """
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            for file in files:
+                self._connection.execute(
+                    "UPDATE files SET ctime_ns = -1 WHERE id = ? AND state = 1", (file,)
+                )
+
+    def skip(self, file: int, reason: str) -> None:
+        """Marks a queued file as not ours."""
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            self._connection.execute(
+                "UPDATE files SET state = 5, reason = ?, finished_ns = ? WHERE id = ?",
+                (reason, time.time_ns(), file),
+            )
+
+    # ---- gone --------------------------------------------------------------------------------
+
+    def path_of(self, file: int) -> bytes | None:
+        found = self._one(
+            "SELECT d.path, f.name FROM files f JOIN folders d ON d.id = f.folder WHERE f.id = ?",
+            (file,),
+        )
+        return os.path.join(*found) if found else None
+
+    def find(self, path: bytes) -> int | None:
+        folder, name = os.path.split(path)
+        found = self._one(
+            "SELECT f.id FROM files f JOIN folders d ON d.id = f.folder"
+            " WHERE d.path = ? AND f.name = ?",
+            (folder, name),
+        )
+        return int(found[0]) if found else None
+
+    def mark_gone(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Takes absent files out of search at once; gives those that were known."""
+        known: list[bytes] = []
+        now = time.time_ns()
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            for path in paths:
+                file = self.find(path)
+                if file is not None and self._mark_gone(file, now):
+                    known.append(path)
+        return known
+
+    def _mark_gone(self, file: int, now: int) -> bool:
+        self._connection.execute(
+            "UPDATE files SET state = 6, finished_ns = ?, part = NULL, retry_ns = NULL,"
+            " reason = NULL WHERE id = ? AND state != 6",
+            (now, file),
+        )
+        if not self._connection.changes():
+            return False
+        self._connection.execute(
+            "UPDATE takes SET state = CASE state WHEN 1 THEN 3 ELSE 4 END, died_ns = ?"
+            " WHERE file = ? AND state IN (1, 2)",
+            (now, file),
+        )
+        return True
+
+    def forget_gone(self, before_ns: int, limit: int = 10_000) -> None:
+        """Drops the rows of files that went away before then."""
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            self._connection.execute(
+                "DELETE FROM files WHERE id IN (SELECT id FROM files WHERE state = 6"
+                " AND finished_ns < ? LIMIT ?)",
+                (before_ns, limit),
+            )
+
+    # ---- roots -------------------------------------------------------------------------------
+
+    def root_identity(self, root: bytes) -> tuple[int, int] | None:
+        """Who a watched folder was, (device, inode), when it was last taken in completely."""
+        found = self._one("SELECT device, inode FROM roots WHERE path = ?", (root,))
+        return (found[0], found[1]) if found else None
+
+    def root_is(self, root: bytes, identity: tuple[int, int]) -> None:
+        if self.root_identity(root) == identity:
+            return
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO roots VALUES(?, ?, ?)", (root, *identity)
+            )
+
+    # ---- counts ------------------------------------------------------------------------------
+
+    def counts(self) -> dict[State, int]:
+        """Files by state."""
+        found = self._all("SELECT state, count(*) FROM files GROUP BY state")
+        return {State(state): count for state, count in found}
+
+    def has_queued(self, up_to: int | None = None) -> bool:
+        """Whether a file admitted by then (None: ever) is queued still."""
+        bound = self._seq if up_to is None else up_to
+        return any(
+            self._one("SELECT 1 FROM files WHERE state = 1 AND lane = ? AND seq <= ? LIMIT 1",
+                      (int(lane), bound))
+            for lane in Lane
+        )  # fmt: skip
+
+    # ---- shards ------------------------------------------------------------------------------
+
+    def adopt_shards(self, identities: dict[int, bytes]) -> int:
+        """Compares the shards on disk with those the takes were written to.
+
+        What a lost or replaced shard held is queued again. Gives the number of files.
+        """
+        lost = [
+            number
+            for number, identity in self._connection.execute("SELECT number, identity FROM shards")
+            if identities.get(number) != identity
+        ]
+        queued = 0
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            for number in lost:
+                queued += self._requeue_shard(number)
+                self._connection.execute("DELETE FROM shards WHERE number = ?", (number,))
+            for number, identity in identities.items():
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO shards VALUES(?, ?)", (number, identity)
+                )
+        return queued
+
+    def _requeue_shard(self, number: int) -> int:
+        files = self._all(
+            "SELECT DISTINCT t.file FROM takes t JOIN files f ON f.id = t.file"
+            " WHERE t.shard = ? AND f.state IN (1, 2)",
+            (number,),
+        )
+        self._connection.execute("DELETE FROM takes WHERE shard = ?", (number,))
+        for (file,) in files:
+            self._connection.execute("UPDATE files SET part = NULL WHERE id = ?", (file,))
+            self._requeue(file, Lane.BACKLOG)
+        return len(files)
+
+
+class FolderReader:
+    """What a scan compares with; one a scan thread, on a connection of its own."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def known(self, folder: bytes) -> dict[bytes, Known]:
+        """Every name that the ledger knows in a folder and that has not gone."""
+        found = self._connection.execute(
+            "SELECT f.name, f.inode, f.size, f.mtime_ns, f.ctime_ns, f.device, f.state"
+            " FROM folders d JOIN files f ON f.folder = d.id WHERE d.path = ? AND f.state != 6",
+            (folder,),
+        )
+        return {name: Known(Fingerprint(*mark), state) for name, *mark, state in found}
+
+    def folders_below(self, top: bytes) -> list[bytes]:
+        """Every folder at or below `top` that the ledger has files in."""
+        low, high = top + b"/", top + b"0"  # "0" comes after "/"
+        return [
+            path
+            for (path,) in self._connection.execute(
+                "SELECT path FROM folders WHERE path = ? OR path >= ? AND path < ?",
+                (top, low, high),
+            )
+        ]
+
+    def close(self) -> None:
+        self._connection.close()

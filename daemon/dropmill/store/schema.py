@@ -1,0 +1,238 @@
+"""Opening `results.db`: its tables, its version, its settings; what is done when it is broken."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import enum
+import errno
+import os
+import time
+from collections.abc import Iterator
+
+import apsw
+
+from ..errors import DropmillError, MachineFault
+
+VERSION = 1
+FILE_NAME = b"results.db"
+BUSY_MS = 15_000
+
+_TABLES = """
+CREATE TABLE folders(id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
+
+CREATE TABLE files(
+    id INTEGER PRIMARY KEY,
+    folder INTEGER NOT NULL,          -- folders.id
+    name BLOB NOT NULL,
+    state INTEGER NOT NULL,           -- job.State
+    kind INTEGER NOT NULL,            -- job.Kind
+    lane INTEGER NOT NULL,            -- job.Lane
+    seq INTEGER NOT NULL,             -- number of this admission; grows, never used again
+    inode INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    ctime_ns INTEGER NOT NULL,        -- -1: let go of; equal to no fingerprint
+    device INTEGER NOT NULL,          -- 0: that of its root
+    version INTEGER NOT NULL,         -- contents taken in so far
+    attempts INTEGER NOT NULL,        -- charged
+    spared INTEGER NOT NULL,          -- workers that died with it in hand, charged to nobody
+    alone INTEGER NOT NULL,           -- 1: its next attempt runs alone in a fresh worker
+    unhurried INTEGER NOT NULL,       -- 0: taken although it was never quiet
+    part INTEGER,                     -- ranges in progress: takes up to here stay; -1: all stay
+    moved_from INTEGER,               -- files.id it may be a rename of
+    retry_ns INTEGER,
+    queued_ns INTEGER,
+    started_ns INTEGER,
+    finished_ns INTEGER,
+    reason TEXT,
+    encoding TEXT,
+    lines INTEGER,
+    digest BLOB,                      -- of an image's content
+    output BLOB,
+    width INTEGER,
+    height INTEGER,
+    keyworded INTEGER                 -- 1: one of its takes holds watch-list terms
+);
+CREATE UNIQUE INDEX files_by_path ON files(folder, name);
+CREATE INDEX files_queued ON files(lane, seq) WHERE state = 1;
+CREATE INDEX files_by_state ON files(state, finished_ns);
+CREATE INDEX files_by_mtime ON files(mtime_ns) WHERE state IN (2, 6);
+
+CREATE TABLE takes(
+    id INTEGER PRIMARY KEY,
+    file INTEGER NOT NULL,
+    shard INTEGER NOT NULL,
+    state INTEGER NOT NULL,           -- TakeState
+    first INTEGER NOT NULL,
+    end INTEGER NOT NULL,
+    newlines INTEGER NOT NULL,
+    unterminated INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    keywords TEXT,                    -- JSON: term → lines, the take's first being 1
+    died_ns INTEGER
+);
+CREATE INDEX takes_by_file ON takes(file);
+CREATE INDEX takes_dead ON takes(shard) WHERE state >= 3;
+
+CREATE TABLE roots(path BLOB PRIMARY KEY, device INTEGER NOT NULL, inode INTEGER NOT NULL);
+
+CREATE TABLE shards(number INTEGER PRIMARY KEY, identity BLOB NOT NULL);
+"""
+
+
+class TakeState(enum.IntEnum):
+    """A block is live if and only if its take is."""
+
+    LIVE = 1
+    PENDING = 2  # of a large text's new content, until all of it is there
+    GONE = 3  # its file went away; revived when the file turns out to be renamed
+    DEAD = 4
+
+
+def configure(connection: apsw.Connection, **pragmas: str | int) -> None:
+    """Sets pragmas one a call and checks that each took effect.
+
+    `execute` of several stops at the first that returns a row, silently.
+    """
+    for name, wanted in pragmas.items():
+        connection.execute(f"PRAGMA {name} = {wanted}").fetchall()
+        (now,) = connection.execute(f"PRAGMA {name}").fetchone() or (None,)
+        if str(now).lower() != str(wanted).lower():
+            raise DropmillError(f"SQLite refused {name} = {wanted} (it is {now})")
+
+
+def keep_wal(connection: apsw.Connection) -> None:
+    """Leaves the -wal file when the last connection closes.
+
+    A reader without write permission can open a WAL database only while -wal and -shm exist.
+    """
+    flag = ctypes.c_int(1)
+    connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(flag))
+
+
+def open_for_writing(state_folder: bytes, *, synchronous: str) -> apsw.Connection:
+    """A connection that may write, with the tables in place.
+
+    `synchronous` is FULL for workers: a `done` must not outlive the rows it speaks of, nor they
+    it. It may be NORMAL for the parent: an admission that a power cut takes back is found again
+    by the scan at the next start.
+    """
+    connection = apsw.Connection(os.fsdecode(os.path.join(state_folder, FILE_NAME)))
+    connection.set_busy_timeout(BUSY_MS)
+    configure(connection, journal_mode="wal", cache_size=-16_000)
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    keep_wal(connection)
+    _ensure_tables(connection)
+    return connection
+
+
+def _ensure_tables(connection: apsw.Connection) -> None:
+    found = _version(connection)
+    if found == VERSION:
+        return
+    if found > VERSION:
+        raise DropmillError(
+            f"results.db has schema version {found}, this dropmill knows {VERSION}: "
+            "run the newer dropmill that wrote it, or give it another state folder"
+        )
+    with transaction(connection):
+        if _version(connection) == 0:
+            connection.execute(_TABLES)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _version(connection: apsw.Connection) -> int:
+    row = connection.execute("PRAGMA user_version").fetchone()
+    return int(row[0]) if row else 0
+
+
+def open_for_reading(state_folder: bytes) -> apsw.Connection:
+    """A connection that cannot write; needs no running daemon.
+
+    Raises DropmillError when there is no `results.db`, or it may not be read.
+    """
+    path = os.path.join(state_folder, FILE_NAME)
+    shown = os.fsdecode(path)
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except FileNotFoundError:
+        raise DropmillError(f"{shown}: not there yet: `dropmill run` makes it") from None
+    except PermissionError:
+        raise DropmillError(
+            f"{shown}: you may not read it: join the group that owns it, or ask its owner"
+        ) from None
+    connection = apsw.Connection(shown, flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(BUSY_MS)
+    try:
+        found = _version(connection)
+    except apsw.CantOpenError:
+        # Without a -wal and a -shm, and without the right to make them, nobody writes either.
+        connection = apsw.Connection(
+            f"file:{_uri(shown)}?immutable=1",
+            flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
+        )
+        found = _version(connection)
+    if found != VERSION:
+        raise DropmillError(f"{shown}: schema version {found}, this dropmill knows {VERSION}")
+    return connection
+
+
+def _uri(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+@contextlib.contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """All of it or nothing; takes the write lock at once, so that it cannot fail half-way."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def machine_faults(what: str) -> Iterator[None]:
+    """Turns what SQLite says of the machine (disk full, I/O error, busy) into MachineFault."""
+    try:
+        yield
+    except apsw.FullError:
+        raise MachineFault(f"{what}: the disk is full") from None
+    except (apsw.IOError, apsw.BusyError, apsw.LockedError, apsw.CantOpenError) as error:
+        raise MachineFault(f"{what}: {error}") from None
+    except apsw.ReadOnlyError as error:
+        raise MachineFault(f"{what}: read-only ({error})") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE):
+            raise MachineFault(f"{what}: {os.strerror(error.errno)}") from None
+        raise
+
+
+def move_aside_if_broken(path: bytes) -> bytes | None:
+    """Where a database that SQLite cannot read was moved to; None when it is whole or absent.
+
+    Sources are the truth: what it held is worked on again.
+    """
+    if not os.path.exists(path):
+        return None
+    try:
+        connection = apsw.Connection(os.fsdecode(path))
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+            for (name,) in connection.execute(
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name IN ('files', 'blocks')"
+            ).fetchall():
+                connection.execute(f"SELECT max(rowid), min(rowid) FROM {name}").fetchall()
+        finally:
+            connection.close()
+    except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError):
+        aside = path + b".broken-" + str(time.time_ns()).encode()
+        for suffix in (b"", b"-wal", b"-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path + suffix, aside + suffix)
+        return aside
+    return None
