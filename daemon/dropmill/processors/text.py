@@ -1,0 +1,245 @@
+"""Text: cut into blocks, each given to the index; the takes that cover it, with their hashes.
+
+A text's content is covered, without gap or overlap, by takes. One up to a block long is one take;
+a longer one has its last block as a take of its own, so that what is appended later replaces that
+one alone. One longer than RANGE is worked on by several workers at once, a range each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from ..index import Block
+from ..job import Job, Take, Verdict
+from .encoding import detect, line_break
+from .watchlist import WatchList
+
+BLOCK = 256 * 1024
+RANGE = 16 * 1024 * 1024
+OVERLAP = 4096  # of the next line, indexed with a block so that a phrase may cross
+VERIFY = 256 * 1024 * 1024  # read again and compared in one go
+_DETECT = 1024 * 1024
+_BETWEEN_TOKENS = b" \t\r\f\v.,;:!?\"'()[]{}<>=+-*/|&^%$#@~`\\"
+
+AddBlock = Callable[[Block, str], None]
+
+
+class Taken(NamedTuple):
+    """What became of a text: DONE to its end or to the range's; UNCHANGED; VERIFYING."""
+
+    verdict: Verdict
+    encoding: str | None = None
+    keep_to: int = 0  # known takes that end here or before are still true
+    takes: tuple[Take, ...] = ()
+    trusted: int = 0
+
+
+def process(descriptor: int, job: Job, size: int, add: AddBlock, watch_list: WatchList) -> Taken:
+    """Indexes what the index does not hold yet of a text's first `size` bytes.
+
+    Memory is bounded by a block. Raises NotOurs where the content is binary, OSError where it
+    cannot be read, EOFError where it is shorter than `size` by now.
+    """
+    text = _Text(descriptor, size, job.encoding or "utf-8", add, watch_list)
+    if job.ranged:
+        first = job.first if job.exact else text.cut(job.first)
+        end = size if job.end >= size else text.cut(job.end)
+        return Taken(Verdict.DONE, job.encoding, takes=tuple(text.takes(first, end)))
+    keep_to, trusted = _verify(text, job)
+    if trusted < keep_to:
+        return Taken(Verdict.VERIFYING, trusted=trusted)
+    if job.known and keep_to == size == job.known[-1].end:
+        return Taken(Verdict.UNCHANGED, job.encoding, keep_to)
+    keep_to = _before_the_change(job, keep_to)
+    if not keep_to or job.encoding is None:
+        text.encoding = detect(text.read(0, min(size, _DETECT)), whole=size <= _DETECT)
+    end = size
+    if size - keep_to > RANGE:
+        end = text.cut((keep_to // RANGE + 1) * RANGE)
+    return Taken(Verdict.DONE, text.encoding, keep_to, tuple(text.takes(keep_to, end)))
+
+
+def _verify(text: _Text, job: Job) -> tuple[int, int]:
+    """Where the known takes stop to agree with the content, and how far they were read for it.
+
+    The second is smaller than the first when there is more to read than VERIFY bytes.
+    """
+    end, budget = 0, VERIFY
+    for take in job.known:
+        if take.first != end or take.end > text.size:
+            break
+        if take.end > job.trusted:
+            if budget <= 0:
+                return job.known[-1].end, end
+            budget -= take.end - take.first
+            if text.digest(take.first, take.end) != take.digest:
+                break
+        end = take.end
+    return end, end
+
+
+def _before_the_change(job: Job, keep_to: int) -> int:
+    """From where on to index: the last take that agrees is made again with what follows.
+
+    After growth that is the last block, which keeps a log's takes from becoming many. After an
+    edit it is what lies before the edit, for its last block was indexed with a line of it.
+    """
+    kept = [take for take in job.known if take.end <= keep_to]
+    if not kept:
+        return 0
+    grew = len(kept) == len(job.known)
+    last = kept[-1]
+    return last.first if not grew or last.end - last.first <= BLOCK else keep_to
+
+
+class _Text:
+    """One open text file, as blocks."""
+
+    def __init__(
+        self, descriptor: int, size: int, encoding: str, add: AddBlock, watch_list: WatchList
+    ) -> None:
+        self._descriptor = descriptor
+        self.size = size
+        self.encoding = encoding
+        self._add = add
+        self._watch_list = watch_list
+
+    def read(self, first: int, end: int) -> bytes:
+        """Bytes `first` to `end`; EOFError when the file has become shorter than that."""
+        content = os.pread(self._descriptor, end - first, first)
+        while len(content) < end - first:
+            more = os.pread(self._descriptor, end - first - len(content), first + len(content))
+            if not more:
+                raise EOFError
+            content += more
+        return content
+
+    def digest(self, first: int, end: int) -> bytes:
+        digest = hashlib.blake2b(digest_size=16)
+        for position in range(first, end, 4 * BLOCK):
+            digest.update(self.read(position, min(end, position + 4 * BLOCK)))
+        return digest.digest()
+
+    def cut(self, position: int) -> int:
+        """The first line start at or after a position, or near it in an endless line.
+
+        Depends on the content alone, so that the takes on both sides agree.
+        """
+        if position >= self.size:
+            return self.size
+        unit = len(line_break(self.encoding))
+        position -= position % unit
+        window = self.read(position - unit, min(self.size, position + BLOCK))
+        found = _find(window, line_break(self.encoding))
+        if found is not None:
+            return position - unit + found
+        return position + self._between_tokens(window[unit:], backwards=False)
+
+    def takes(self, first: int, end: int) -> Iterator[Take]:
+        """Indexes bytes `first` to `end`, which are cuts, and gives the takes they became."""
+        take = _Take(first)
+        for block_first, block_end in self._blocks(first, end):
+            if block_end == self.size and block_first > first:
+                yield take.made()
+                take = _Take(block_first)
+            self._index(take, block_first, block_end)
+        if end > first or end == 0:
+            yield take.made()
+
+    def _blocks(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        while first < end:
+            block_end = self._block_end(first, end)
+            yield first, block_end
+            first = block_end
+
+    def _block_end(self, first: int, end: int) -> int:
+        if end - first <= BLOCK:
+            return end
+        content = self.read(first, first + BLOCK)
+        found = _rfind(content, line_break(self.encoding))
+        return first + (found or self._between_tokens(content, backwards=True))
+
+    def _between_tokens(self, content: bytes, *, backwards: bool) -> int:
+        """A place in an endless line where no word is cut, if there is one."""
+        unit = len(line_break(self.encoding))
+        if unit > 1:
+            return len(content) - len(content) % unit if backwards else 0
+        places = range(len(content) - 1, 0, -1) if backwards else range(len(content))
+        for place in places:
+            if content[place] in _BETWEEN_TOKENS:
+                return place + 1
+        if not backwards:
+            return _start_of_character(content, 0, 1)
+        return _start_of_character(content, len(content) - 1, -1) or len(content)
+
+    def _index(self, take: _Take, first: int, end: int) -> None:
+        content = self.read(first, end)
+        take.digest.update(content)
+        text = content.decode(self.encoding, "replace")
+        overlap = self._next_line(end).decode(self.encoding, "ignore") if end < self.size else ""
+        self._add(Block(take.id, first, end, take.newlines), text + overlap)
+        self._watch_list.look(content, text, overlap, take.newlines, take.keywords)
+        breaks = text.count("\n") if len(line_break(self.encoding)) > 1 else content.count(b"\n")
+        take.newlines += breaks
+        take.end = end
+        take.unterminated = end == self.size and not content.endswith(line_break(self.encoding))
+
+    def _next_line(self, first: int) -> bytes:
+        """The line after a block, if it is whole: an unterminated one may still grow."""
+        window = self.read(first, min(self.size, first + OVERLAP))
+        found = _find(window, line_break(self.encoding))
+        if found is not None:
+            return window[:found]
+        return window if len(window) == OVERLAP else b""
+
+
+class _Take:
+    """A take in the making."""
+
+    def __init__(self, first: int) -> None:
+        self.id = random.getrandbits(63)
+        self.first = self.end = first
+        self.digest = hashlib.blake2b(digest_size=16)
+        self.newlines = 0
+        self.unterminated = False
+        self.keywords: dict[str, list[int]] = {}
+
+    def made(self) -> Take:
+        return Take(
+            self.id,
+            self.first,
+            self.end,
+            self.digest.digest(),
+            self.newlines,
+            self.unterminated,
+            self.keywords,
+        )
+
+
+def _find(content: bytes, line_feed: bytes) -> int | None:
+    """The place after the first line break that starts at a whole unit."""
+    place = content.find(line_feed)
+    while place >= 0 and place % len(line_feed):
+        place = content.find(line_feed, place + 1)
+    return place + len(line_feed) if place >= 0 else None
+
+
+def _rfind(content: bytes, line_feed: bytes) -> int | None:
+    """The place after the last line break that starts at a whole unit."""
+    place = content.rfind(line_feed)
+    while place >= 0 and place % len(line_feed):
+        place = content.rfind(line_feed, 0, place + len(line_feed) - 1)
+    return place + len(line_feed) if place >= 0 else None
+
+
+def _start_of_character(content: bytes, place: int, step: int) -> int:
+    """The nearest place that is not inside a UTF-8 character; at most three bytes away."""
+    for _ in range(4):
+        if not 0 <= place < len(content) or content[place] & 0xC0 != 0x80:
+            break
+        place += step
+    return max(0, min(place, len(content)))

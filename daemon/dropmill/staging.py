@@ -1,0 +1,142 @@
+"""Copies on their way: made in a folder of their own, then put in place, whole or not at all.
+
+Order, so that a power cut shows a copy whole or not: data synced, renamed, folder synced. One
+`syncfs` for many small copies costs less than an fsync each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from typing import BinaryIO, NamedTuple
+
+from .errors import MachineFault
+
+FOLDER = b".dropmill-staging"
+_MANY = 4  # from here on one syncfs is cheaper
+_OURS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE}
+
+
+class _Kept(NamedTuple):
+    staged: bytes
+    place: bytes
+
+
+class Staging:
+    """The copies of one message of one worker."""
+
+    def __init__(self, output: bytes) -> None:
+        self._folder = os.path.join(output, FOLDER)
+        self._open: dict[int, tuple[bytes, BinaryIO]] = {}
+        self._kept: list[_Kept] = []
+
+    def new(self, take: int) -> BinaryIO:
+        """An empty file for a take's copy. Raises MachineFault where none can be made."""
+        path = os.path.join(self._folder, b"%016x" % take)
+        try:
+            os.makedirs(self._folder, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise MachineFault(f"{os.fsdecode(self._folder)}: {error.strerror}") from None
+        file = open(descriptor, "w+b")  # noqa: SIM115 - closed when kept or discarded
+        self._open[take] = (path, file)
+        return file
+
+    def keep(self, take: int, place: bytes, mtime_ns: int) -> None:
+        """The take's copy is good: `publish` will put it there."""
+        path, file = self._open.pop(take)
+        with _machine_faults(path):
+            file.close()
+            os.utime(path, ns=(mtime_ns, mtime_ns))
+        self._kept.append(_Kept(path, place))
+
+    def discard(self, take: int) -> None:
+        if take in self._open:
+            path, file = self._open.pop(take)
+            with contextlib.suppress(OSError):
+                file.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def move(self, old: bytes, place: bytes, mtime_ns: int) -> None:
+        """A copy that is there already gets another place, or another time."""
+        with _machine_faults(place):
+            os.utime(old, ns=(mtime_ns, mtime_ns))
+        if old != place:
+            self._kept.append(_Kept(old, place))
+
+    def publish(self) -> None:
+        """Puts all kept copies in place, durably. Raises MachineFault."""
+        if not self._kept:
+            return
+        with _machine_faults(self._folder):
+            self._sync([kept.staged for kept in self._kept])
+            made: set[bytes] = set()
+            for kept in self._kept:
+                made |= _make_folders(os.path.dirname(kept.place))
+                os.rename(kept.staged, kept.place)
+                made.add(os.path.dirname(kept.place))
+            for folder in made:
+                _sync_file(folder)
+        self._kept.clear()
+
+    def _sync(self, paths: list[bytes]) -> None:
+        if len(paths) < _MANY:
+            for path in paths:
+                _sync_file(path)
+            return
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        finally:
+            os.close(descriptor)
+
+    def clear(self) -> None:
+        """Throws away what was not published."""
+        for take in list(self._open):
+            self.discard(take)
+        for kept in self._kept:
+            if os.path.dirname(kept.staged) == self._folder:
+                with contextlib.suppress(OSError):
+                    os.unlink(kept.staged)
+        self._kept.clear()
+
+
+def empty(output: bytes) -> None:
+    """Removes what a daemon that died left in the staging folder; no worker may be alive."""
+    folder = os.path.join(output, FOLDER)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            os.unlink(os.path.join(folder, name))
+
+
+def _make_folders(folder: bytes) -> set[bytes]:
+    """Makes a folder and those above it; gives the ones that got a new entry."""
+    if os.path.isdir(folder):
+        return set()
+    above = os.path.dirname(folder)
+    changed = _make_folders(above)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder)
+    return changed | {above}
+
+
+def _sync_file(path: bytes) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _machine_faults(path: bytes):  # type: ignore[no-untyped-def]
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _OURS:
+            raise MachineFault(f"{os.fsdecode(path)}: {error.strerror}") from None
+        raise
