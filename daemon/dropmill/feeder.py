@@ -1,0 +1,312 @@
+"""From the ledger to the pool: which queued files go next, and in what messages.
+
+The backlog lives in the ledger; here are only the jobs in flight. Small and new overtake: what
+arrived last goes first, with every fourth message from the oldest of the fresh, then the backlog,
+the ranges of large texts and new large texts take turns. A message is small enough that a note
+never waits long behind those that are on the Queue already.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from .job import Job, Kind, Lane
+from .pool import Pool
+from .processors.text import RANGE
+from .store.ledger import Ledger, Row
+
+MOST_FILES = 256
+MOST_BYTES = 4 * 1024 * 1024
+FILE_COST = 2_048  # what a file costs beside its bytes
+IMAGE_COST = 8  # an image's byte costs as much as this many of text
+
+
+class Feeder:
+    """Keeps the Queue full from the ledger's queued rows."""
+
+    def __init__(
+        self, ledger: Ledger, pool: Pool, root_of: Callable[[bytes], bytes | None]
+    ) -> None:
+        """`root_of` gives the watched folder that a folder lies in."""
+        self._ledger = ledger
+        self._pool = pool
+        self._root_of = root_of
+        self._in_flight: dict[int, int] = {}  # file → jobs of it
+        self._postponed: set[int] = set()  # admitted anew while in flight
+        self._again: deque[Job] = deque()
+        self._ranges: deque[Job] = deque()
+        self._grown: set[int] = set()  # taken without reading all of it again
+        self._fresh = _Newest(ledger)
+        self._cursors = {Lane.BACKLOG: 0, Lane.LARGE: 0}
+        self._guess = MOST_FILES
+        self._turns = itertools.cycle((self._backlog, self._one_range, self._large))
+
+    # ---- to the pool -------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Sends messages until the Queue is full or nothing is queued."""
+        while self._pool.has_room():
+            jobs = self._next()
+            if not jobs:
+                return
+            self._send(jobs)
+
+    def _send(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self._in_flight[job.file] = self._in_flight.get(job.file, 0) + 1
+        jobs.sort(key=lambda job: (job.root, job.path))
+        if not self._pool.put(jobs):
+            for job in jobs:
+                self._landed(job.file)
+            self._again.extend(jobs)
+
+    def _next(self) -> list[Job]:
+        if self._again:
+            return [self._again.popleft()]
+        jobs = self._lane(self._fresh.rows, self._fresh.used)
+        for _ in range(3):
+            if jobs:
+                break
+            jobs = next(self._turns)()
+        return jobs
+
+    def _backlog(self) -> list[Job]:
+        return self._lane(*self._cursor(Lane.BACKLOG))
+
+    def _large(self) -> list[Job]:
+        return self._lane(*self._cursor(Lane.LARGE))
+
+    def _one_range(self) -> list[Job]:
+        return [self._ranges.popleft()] if self._ranges else []
+
+    def _cursor(self, lane: Lane) -> tuple[Callable[[int], list[Row]], Callable[[int], None]]:
+        def rows(limit: int) -> list[Row]:
+            return self._ledger.queued(
+                lane, self._cursors[lane], self._ledger.seq, limit, newest_first=False
+            )
+
+        def used(seq: int) -> None:
+            self._cursors[lane] = seq
+
+        return rows, used
+
+    def _lane(self, rows: Callable[[int], list[Row]], used: Callable[[int], None]) -> list[Job]:
+        """A message's worth of a lane's next rows."""
+        while found := rows(self._guess):
+            # Where this is all there is, every worker gets its share.
+            is_all = len(found) < self._guess
+            most = math.ceil(len(found) / self._pool.size) if is_all else MOST_FILES
+            jobs, seq = self._pack(found, most)
+            self._guess = max(8, min(MOST_FILES, 2 * len(jobs)))
+            used(seq)
+            if jobs:
+                return jobs
+        return []
+
+    def _pack(self, rows: list[Row], most: int) -> tuple[list[Job], int]:
+        """As many of the rows as fit a message, and the number of the last one looked at."""
+        jobs: list[Job] = []
+        cost, seq = 0, 0
+        for row in rows:
+            weight = IMAGE_COST if row.kind is Kind.IMAGE else 1
+            cost += FILE_COST + weight * min(row.fingerprint.size, RANGE)
+            if jobs and (cost > MOST_BYTES or len(jobs) >= most):
+                break
+            seq = row.seq
+            job = self._job(row)
+            if job is not None:
+                jobs.append(job)
+        return jobs, seq
+
+    # ---- from a row to a job -----------------------------------------------------------------
+
+    def _job(self, row: Row) -> Job | None:
+        """The row's job; None where it goes another way, or must wait for an earlier one."""
+        if row.id in self._in_flight:
+            self._postponed.add(row.id)
+            return None
+        root = self._root_of(row.folder)
+        if root is None:
+            self._ledger.skip(row.id, "its folder is not watched any more")
+            return None
+        if row.part is not None:
+            self._continue(row, root)
+            return None
+        job = self._with_what_is_known(row, _plain_job(row, root))
+        if row.alone:
+            self._in_flight[row.id] = 1
+            self._pool.put_alone(job)
+            return None
+        return job
+
+    def _with_what_is_known(self, row: Row, job: Job) -> Job:
+        known_as = row
+        if row.moved_from is not None:
+            known_as = self._ledger.row(row.moved_from) or row
+        if known_as.kind is not Kind.TEXT:
+            return job._replace(digest=known_as.digest, output=known_as.output)
+        if known_as.encoding is None:
+            return job
+        known = tuple(self._ledger.takes(known_as.id))
+        trusted = 0
+        if known and known[-1].end > RANGE and row.fingerprint.size > known[-1].end:
+            # A large log grew: its last take is compared now, all of it once it is quiet.
+            trusted = known[-1].first
+            self._grown.add(row.id)
+        return job._replace(
+            known=known, trusted=trusted, encoding=known_as.encoding if known else None
+        )
+
+    def _continue(self, row: Row, root: bytes) -> None:
+        """Makes jobs of the ranges that a large text still lacks."""
+        jobs = [
+            _plain_job(row, root)._replace(first=first, end=end, exact=exact, ranged=True)
+            for first, end, exact in _missing(
+                self._ledger.covered(row.id, row.part or 0), row.fingerprint.size
+            )
+        ]
+        if row.alone:
+            self._in_flight[row.id] = 1
+            self._pool.put_alone(jobs[0])
+        else:
+            self._ranges.extend(jobs)
+
+    # ---- from the pool -----------------------------------------------------------------------
+
+    def landed(self, job: Job) -> None:
+        """One of a file's jobs is over. What it was admitted anew as goes next."""
+        if self._landed(job.file) and job.file in self._postponed:
+            self._postponed.discard(job.file)
+            self._feed_now(job.file)
+
+    def _landed(self, file: int) -> bool:
+        left = self._in_flight.get(file, 0) - 1
+        if left > 0:
+            self._in_flight[file] = left
+            return False
+        self._in_flight.pop(file, None)
+        return True
+
+    def _feed_now(self, file: int) -> None:
+        for row in self._ledger.queued_rows([file]):
+            job = self._job(row)
+            if job is not None:
+                self._again.append(job)
+
+    def first_range_done(self, job: Job) -> None:
+        """A large text's encoding is decided: the other ranges can go, in parallel."""
+        if not job.ranged or not self._has_ranges(job.file):
+            self._feed_now(job.file)
+
+    def _has_ranges(self, file: int) -> bool:
+        return file in self._in_flight or any(job.file == file for job in self._ranges)
+
+    def go_on(self, job: Job, trusted: int) -> None:
+        """Its known takes agree up to `trusted`; there is more to read."""
+        self._again.append(job._replace(take=random.getrandbits(63), trusted=trusted))
+
+    def returned(self, jobs: Iterable[Job]) -> None:
+        """Jobs that nobody finished: they go again, unless the ledger knows better by now."""
+        files = set()
+        for job in jobs:
+            self._landed(job.file)
+            files.add(job.file)
+        for file in files:
+            self._ranges = deque(job for job in self._ranges if job.file != file)
+            if file not in self._in_flight:
+                self._postponed.discard(file)
+                self._feed_now(file)
+
+    def drop(self, file: int) -> None:
+        """Its ranges that are not on their way yet are not to be sent."""
+        self._ranges = deque(job for job in self._ranges if job.file != file)
+
+    def grown(self, file: int) -> bool:
+        """Whether the file was taken without reading all of it again; asked once."""
+        if file not in self._grown:
+            return False
+        self._grown.discard(file)
+        return True
+
+    def files_in_flight(self) -> int:
+        return len(self._in_flight)
+
+    def is_empty(self) -> bool:
+        return not (self._in_flight or self._again or self._ranges or self._postponed)
+
+
+class _Newest:
+    """The fresh lane: a stack of stretches of admissions that were not fed yet, newest on top."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._seen = 0
+        self._stretches: list[tuple[int, int]] = []  # (after, up to)
+        self._turn = 0
+        self._from_the_oldest = False
+
+    def rows(self, limit: int) -> list[Row]:
+        if self._ledger.seq > self._seen:
+            self._stretches.append((self._seen, self._ledger.seq))
+            self._seen = self._ledger.seq
+        while self._stretches:
+            self._turn += 1
+            self._from_the_oldest = self._turn % 4 == 0
+            after, up_to = self._stretches[0 if self._from_the_oldest else -1]
+            found = self._ledger.queued(
+                Lane.FRESH, after, up_to, limit, newest_first=not self._from_the_oldest
+            )
+            if found:
+                return found
+            self._stretches.pop(0 if self._from_the_oldest else -1)
+        return []
+
+    def used(self, seq: int) -> None:
+        """The rows up to and with that number, of those given last, are on their way."""
+        place = 0 if self._from_the_oldest else -1
+        after, up_to = self._stretches[place]
+        self._stretches[place] = (seq, up_to) if self._from_the_oldest else (after, seq - 1)
+
+
+def _plain_job(row: Row, root: bytes) -> Job:
+    path = os.path.join(row.folder, row.name)
+    return Job(
+        random.getrandbits(63),
+        row.id,
+        row.seq,
+        row.kind,
+        root,
+        path[len(root) + 1 :],
+        row.fingerprint,
+        encoding=row.encoding,
+        unhurried=row.unhurried,
+        moved_from=row.moved_from,
+    )
+
+
+def _missing(covered: list[tuple[int, int]], size: int) -> list[tuple[int, int, bool]]:
+    """The ranges that are not covered: (first, end, whether first is a true start).
+
+    Inner borders are multiples of RANGE; the worker moves each to the next line end, so a range
+    that ends where a finished one starts is given the multiple that one started from.
+    """
+    found: list[tuple[int, int, bool]] = []
+    position = 0
+    for first, end in [*covered, (size, size)]:
+        if first > position:
+            found += _cut_up(position, first, first == size)
+        position = max(position, end)
+    return found
+
+
+def _cut_up(first: int, end: int, is_last: bool) -> list[tuple[int, int, bool]]:
+    borders = list(range((first // RANGE + 1) * RANGE, end + (0 if is_last else 1), RANGE))
+    if is_last:
+        borders.append(end)
+    starts = [first, *borders[:-1]]
+    return [(start, border, start == first) for start, border in zip(starts, borders, strict=True)]

@@ -1,0 +1,322 @@
+"""From notices to the ledger: what was seen to change is settled, sorted by kind and admitted.
+
+events ──► noticed ──► settle ──► admit          folder by folder, in the scan threads:
+scans  ──► compare with the ledger ──► settled long ago: admit; else settle; absent: gone
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import queue
+import stat
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .job import Fingerprint, Kind, Lane
+from .processors.text import RANGE
+from .scan import Listing
+from .settings import Config, Root
+from .settle import Gone, Look, Ready, Settle
+from .source import NotRegular, fingerprint, has_writer, look, opened
+from .store.ledger import Admission, FolderReader, Ledger
+from .store.schema import open_for_reading
+
+logger = logging.getLogger("dropmill.intake")
+
+_BATCH = 2_000  # admissions a transaction
+_FINDINGS = 64  # listings that wait; beyond, the scan threads wait
+
+
+class _Finding(NamedTuple):
+    """What one listing shows to differ from the ledger."""
+
+    root: bytes
+    settled: list[Admission]
+    unsettled: list[tuple[bytes, Fingerprint]]
+    gone: list[bytes]
+
+
+class Rules:
+    """The watched folders: which one a path lies in, and what a file there is taken as."""
+
+    def __init__(self, config: Config) -> None:
+        self._roots = {os.fsencode(root.path): root for root in config.watch}
+        self._suffixes = config.text.suffixes
+        self._images = frozenset(config.images.suffixes)
+        self._devices: dict[bytes, int] = {}
+
+    @property
+    def roots(self) -> list[bytes]:
+        return list(self._roots)
+
+    def __getitem__(self, root: bytes) -> Root:
+        return self._roots[root]
+
+    def of(self, path: bytes) -> bytes | None:
+        """The root that a folder or file lies in."""
+        return next(
+            (root for root in self._roots if path == root or path.startswith(root + b"/")), None
+        )
+
+    def kind(self, name: bytes) -> Kind | None:
+        """What a file is taken as, by its name; None: it is none of ours."""
+        suffix = os.fsdecode(os.path.splitext(name)[1]).lower()
+        if suffix in self._images:
+            return Kind.IMAGE
+        if self._suffixes is None or suffix in self._suffixes:
+            return Kind.TEXT
+        return None
+
+    def excluded(self, root: bytes, path: bytes) -> bool:
+        """Whether a file is left out by a pattern, or lies too deep."""
+        relative = path[len(root) + 1 :]
+        if b"/" in relative and not self._roots[root].recursive:
+            return True
+        return self._roots[root].excluded(os.fsdecode(relative), False) is not None
+
+    def device_is(self, root: bytes, device: int) -> None:
+        self._devices[root] = device
+
+    def mark(self, root: bytes, seen: Fingerprint) -> Fingerprint:
+        """A fingerprint as the ledger keeps it: the device only where it is not the root's.
+
+        Device numbers change from mount to mount.
+        """
+        return seen._replace(device=0) if seen.device == self._devices.get(root) else seen
+
+
+class Intake:
+    """Everything between a notice and a ledger row."""
+
+    def __init__(
+        self, state_folder: bytes, rules: Rules, ledger: Ledger, wake: Callable[[], None]
+    ) -> None:
+        self._state_folder = state_folder
+        self._rules = rules
+        self._ledger = ledger
+        self._wake = wake
+        self._settle = Settle(time.monotonic, self._look)
+        self._findings: queue.Queue[_Finding] = queue.Queue(_FINDINGS)
+        self._readers = threading.local()
+        self._ready: list[Admission] = []
+        self._absent: list[bytes] = []
+        self.admitted = 0
+
+    # ---- what was noticed --------------------------------------------------------------------
+
+    def noticed(self, root: bytes, path: bytes, *, moved: bool, gone: bool) -> None:
+        """A file was seen to change, to be renamed into place, or to go away."""
+        if gone:
+            if look(path) is None:
+                self.gone(path)
+            return
+        kind = self._rules.kind(os.path.basename(path))
+        if kind is None or self._rules.excluded(root, path):
+            return
+        self.settle(root, path, kind, moved=moved)
+
+    def settle(
+        self,
+        root: bytes,
+        path: bytes,
+        kind: Kind,
+        *,
+        moved: bool = False,
+        seen: Fingerprint | None = None,
+    ) -> None:
+        """Waits until the file is quiet."""
+        settings = self._rules[root]
+        self._settle.notice(
+            path, settings.settle, settings.settle_max, moved, kind is Kind.TEXT, seen
+        )
+
+    def look_again(self, path: bytes) -> None:
+        """The file was not what was admitted, or may have changed since: back to settle."""
+        root = self._rules.of(path)
+        kind = self._rules.kind(os.path.basename(path))
+        if root is not None and kind is not None and not self._rules.excluded(root, path):
+            self.settle(root, path, kind)
+
+    def gone(self, path: bytes) -> None:
+        self._settle.forget(path)
+        self._absent.append(path)
+
+    def folder_gone(self, folder: bytes) -> None:
+        """A folder is not there any more: nor is what the ledger knows below it."""
+        reader = self._reader()
+        for below in reader.folders_below(folder):
+            for name in reader.known(below):
+                self.gone(os.path.join(below, name))
+
+    def check_folders_below(self, top: bytes) -> None:
+        """After a complete scan: folders that the ledger knows and the walk did not meet."""
+        root = self._rules.of(top)
+        if root is None:
+            return
+        for folder in self._reader().folders_below(top):
+            if not _is_real_folder(root, folder) or self._left_out(root, folder):
+                self.folder_gone(folder)
+
+    def _left_out(self, root: bytes, folder: bytes) -> bool:
+        relative = os.fsdecode(folder[len(root) + 1 :])
+        settings = self._rules[root]
+        if relative and not settings.recursive:
+            return True
+        return bool(relative) and settings.excluded(relative, True) is not None
+
+    # ---- scans (in their threads) ------------------------------------------------------------
+
+    def compare(self, listing: Listing) -> bool:
+        """Compares a folder with the ledger; gives whether any of its files was known.
+
+        Waits while the main loop has many findings to work off.
+        """
+        known = self._reader().known(listing.folder)
+        if listing.after is not None or listing.upto is not None:
+            known = {name: row for name, row in known.items() if _within(name, listing)}
+        settled: list[Admission] = []
+        unsettled: list[tuple[bytes, Fingerprint]] = []
+        any_known = False
+        now = time.time()
+        for name, status in listing.files:
+            seen = self._rules.mark(listing.root, fingerprint(status))
+            row = known.pop(name, None)
+            if row is not None:
+                any_known = True
+                if row.fingerprint == seen:
+                    continue
+            kind = self._rules.kind(name)
+            if kind is None:
+                continue
+            if 0 <= now - status.st_mtime <= self._rules[listing.root].settle or (
+                status.st_mtime > now
+            ):
+                unsettled.append((os.path.join(listing.folder, name), fingerprint(status)))
+            else:
+                lane = _lane(kind, seen.size, Lane.BACKLOG)
+                settled.append(Admission(listing.folder, name, seen, kind, lane))
+        gone = [os.path.join(listing.folder, name) for name in known] if listing.complete else []
+        if settled or unsettled or gone:
+            self._findings.put(_Finding(listing.root, settled, unsettled, gone))
+            self._wake()
+        return any_known
+
+    def _reader(self) -> FolderReader:
+        reader: FolderReader | None = getattr(self._readers, "reader", None)
+        if reader is None:
+            reader = self._readers.reader = FolderReader(open_for_reading(self._state_folder))
+        return reader
+
+    # ---- to the ledger -----------------------------------------------------------------------
+
+    def admit(self) -> None:
+        """Works off findings and what has settled, in one transaction each of a bounded size."""
+        for _ in range(_FINDINGS):
+            try:
+                finding = self._findings.get_nowait()
+            except queue.Empty:
+                break
+            self._take_finding(finding)
+            if len(self._ready) >= _BATCH:
+                break
+        for found in self._settle.ready(_BATCH):
+            if isinstance(found, Gone):
+                self.gone(found.path)
+            else:
+                self._take_ready(found)
+        if self._absent:
+            absent, self._absent = self._absent, []
+            for path in self._ledger.mark_gone([path for path in absent if look(path) is None]):
+                logger.debug("%r went away", path)
+        if self._ready:
+            ready, self._ready = self._ready, []
+            self.admitted += len(ready)
+            for waiting in self._ledger.admit(ready):
+                path = os.path.join(waiting.folder, waiting.name)
+                root = self._rules.of(path)
+                if root is not None:
+                    self.settle(root, path, waiting.kind)
+
+    def _take_finding(self, finding: _Finding) -> None:
+        self._ready += finding.settled
+        for path, seen in finding.unsettled:
+            kind = self._rules.kind(os.path.basename(path))
+            if kind is not None and path not in self._settle.pending:
+                self.settle(finding.root, path, kind, seen=seen)
+        for path in finding.gone:
+            self.gone(path)
+
+    def _take_ready(self, ready: Ready) -> None:
+        root = self._rules.of(ready.path)
+        folder, name = os.path.split(ready.path)
+        kind = self._rules.kind(name)
+        if root is None or kind is None:
+            return
+        seen = self._rules.mark(root, ready.fingerprint)
+        lane = _lane(kind, seen.size, Lane.FRESH)
+        self._ready.append(Admission(folder, name, seen, kind, lane, ready.unhurried))
+
+    def _look(self, path: bytes) -> Look:
+        root = self._rules.of(path)
+        if root is None:
+            return Look(None, None, None)
+        try:
+            with opened(root, path[len(root) + 1 :]) as descriptor:
+                status = os.fstat(descriptor)
+                return Look(
+                    fingerprint(status), has_writer(descriptor), time.time() - status.st_mtime
+                )
+        except (FileNotFoundError, NotADirectoryError, NotRegular):
+            return Look(None, None, None)
+        except OSError:
+            # It is there and may not be read: the worker will say so.
+            return Look(look(path), None, None)
+
+    # ---- how things stand --------------------------------------------------------------------
+
+    def due(self) -> float | None:
+        """When there is next something to admit, by the monotonic clock; 0: now."""
+        if self._findings.qsize() or self._absent or self._ready:
+            return 0.0
+        return self._settle.due()
+
+    def waiting(self) -> int:
+        """Files that are noticed and not yet admitted."""
+        return len(self._settle) + self._findings.qsize() + len(self._ready)
+
+    def waiting_since(self, before: float) -> bool:
+        """Whether a file noticed before that time is not admitted yet."""
+        since = (self._settle.since(path) for path in list(self._settle.pending))
+        return bool(self._findings.qsize() or self._ready) or any(
+            first is not None and first <= before for first in since
+        )
+
+    def busy_files(self) -> list[bytes]:
+        """Files that are waited for, at most ten."""
+        return list(itertools.islice(self._settle.pending, 10))
+
+
+def _lane(kind: Kind, size: int, usual: Lane) -> Lane:
+    return Lane.LARGE if kind is Kind.TEXT and size > RANGE else usual
+
+
+def _within(name: bytes, listing: Listing) -> bool:
+    above = listing.after is None or name > listing.after
+    return above and (listing.upto is None or name <= listing.upto)
+
+
+def _is_real_folder(root: bytes, folder: bytes) -> bool:
+    """Whether it is a folder, and no component below the root is a symbolic link."""
+    path = folder
+    while path != root:
+        try:
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                return False
+        except OSError:
+            return False
+        path = os.path.dirname(path)
+    return True

@@ -1,0 +1,313 @@
+"""Everything that depends on the configuration, put together: watch, intake, feeder and pool.
+
+One turn of the mill moves each file one stage on:
+
+    watch.drain ──► intake ──► ledger ──► feeder.fill ──► pool ──► pool.collect ──► ledger, tally
+
+A changed configuration makes a new mill; the old one is stopped first, its unfinished jobs stay
+queued in the ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from . import staging, watch
+from .errors import MachineFault
+from .feeder import Feeder
+from .intake import Intake, Rules
+from .job import Job, Report, State, Verdict
+from .log import shown
+from .pauses import Pauses
+from .pool import Finished, Killed, Pool, Returned, Trouble
+from .settings import Config
+from .source import look
+from .store.completion import retry_time_ns
+from .store.ledger import Ledger
+from .tally import Tally
+from .worker import WorkerSettings
+
+logger = logging.getLogger("dropmill")
+
+FATAL_ATTEMPTS = 2  # of a file that kills its worker
+SPARED = 10  # deaths by a SIGKILL that nobody of us sent, before they are charged all the same
+VERIFY_AFTER = 60.0  # seconds of quiet until a large text that grew is compared as a whole
+FORGET_GONE_NS = 30 * 24 * 3600 * 10**9
+
+
+class Mill:
+    """The service itself, for one configuration."""
+
+    def __init__(
+        self, config: Config, cookies: bytes, wake: Callable[[], None], tally: Tally
+    ) -> None:
+        """Starts the pool. `cookies` is a folder of ours that is watched with the roots."""
+        self._config = config
+        self.tally = tally
+        self._state_folder = os.fsencode(config.state)
+        output = os.fsencode(config.images.output)
+        staging.empty(output)
+        self._rules = Rules(config)
+        self._pool = Pool(_worker_settings(config), config.limits.timeout)
+        self.ledger = Ledger(self._state_folder, self._pool.lock)
+        self.intake = Intake(self._state_folder, self._rules, self.ledger, wake)
+        self._feeder = Feeder(self.ledger, self._pool, self._rules.of)
+        self.pauses = Pauses([self._state_folder, output], config.limits.free)
+        self.watch = watch.Watch(
+            [_watched(root, self.ledger) for root in config.watch],
+            self.intake.compare,
+            wake,
+            cookies,
+            config.reconcile_every,
+        )
+        self._unverified: dict[int, float] = {}  # file → when to compare all of it
+        self.echoes: set[bytes] = set()
+        self.scanned: dict[int, watch.ScanDone | None] = {}  # scans that a request waits for
+        self._forgot = 0.0
+
+    def start(self) -> None:
+        self._pool.start()
+        self.watch.start()
+
+    # ---- one turn ----------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Moves everything on that can be moved; never waits."""
+        for event in self.watch.drain():
+            self._noticed(event)
+        try:
+            self.intake.admit()
+            for happened in self._pool.collect():
+                self._happened(happened)
+            if not self.pauses.reason():
+                self._feeder.fill()
+        except MachineFault as fault:
+            self.pauses.machine(str(fault))
+
+    def tick(self, now: float) -> None:
+        """About once a second: what is due by the clock."""
+        for happened in self._pool.tick(now):
+            self._happened(happened)
+        self.watch.tick(now)
+        self.pauses.tick(now)
+        self.tally.tick(now)
+        with suppress(MachineFault):
+            self.ledger.due_retries(time.time_ns())
+            for file in [file for file, when in self._unverified.items() if when <= now]:
+                del self._unverified[file]
+                self.ledger.queue_again(file)
+            if now - self._forgot > 3600:
+                self._forgot = now
+                self.ledger.forget_gone(time.time_ns() - FORGET_GONE_NS)
+
+    def due(self) -> float | None:
+        """When there is next something to do that no event announces, by the monotonic clock."""
+        return self.intake.due()
+
+    def waitables(self) -> list[Any]:
+        return self._pool.waitables()
+
+    # ---- what was noticed --------------------------------------------------------------------
+
+    def _noticed(self, event: object) -> None:
+        match event:
+            case watch.Noticed():
+                self.intake.noticed(event.root, event.path, moved=event.moved, gone=event.gone)
+            case watch.FolderNoticed():
+                self._folder_noticed(event)
+            case watch.ScanDone():
+                self._scan_done(event)
+            case watch.RootReturned():
+                self._root_returned(event.root)
+            case watch.RootLost():
+                logger.warning("%s is offline: %s", shown(event.root), event.why)
+            case watch.Echo():
+                self.echoes.add(event.name)
+
+    def _folder_noticed(self, event: watch.FolderNoticed) -> None:
+        for folder in (event.moved_from, event.path if event.gone else None):
+            if folder is not None and not os.path.isdir(folder):
+                self.intake.folder_gone(folder)
+
+    def _root_returned(self, root: bytes) -> None:
+        with suppress(OSError):
+            self._rules.device_is(root, os.stat(root).st_dev)
+
+    def _scan_done(self, done: watch.ScanDone) -> None:
+        for request in done.requests:
+            if request in self.scanned:
+                self.scanned[request] = done
+        if done.vanished:
+            self.intake.folder_gone(done.folder)
+        elif done.complete:
+            self.intake.check_folders_below(done.folder)
+            if done.folder == done.root:
+                with suppress(OSError):
+                    status = os.stat(done.root)
+                    self.ledger.root_is(done.root, (status.st_dev, status.st_ino))
+
+    def scan(self, path: bytes | None) -> list[int]:
+        """Requests a scan of one folder, or of all roots."""
+        if path is None:
+            requests = [self.watch.scan(root) for root in self._rules.roots]
+        else:
+            root = self._rules.of(path)
+            folder = path if os.path.isdir(path) else os.path.dirname(path)
+            requests = [] if root is None else [self.watch.scan(root, max(root, folder))]
+        self.scanned.update(dict.fromkeys(requests))
+        return requests
+
+    def scan_polled(self) -> list[int]:
+        """Requests a scan of every root whose changes make no events."""
+        polled = ("polling", "degraded")
+        return [self.watch.scan(root.path) for root in self.watch.status() if root.state in polled]
+
+    # ---- what the pool says ------------------------------------------------------------------
+
+    def _happened(self, event: object) -> None:
+        match event:
+            case Finished(reports=reports):
+                self.pauses.worked()
+                for job, report in reports:
+                    self._report(job, report)
+            case Returned(jobs=jobs):
+                self._feeder.returned(jobs)
+            case Killed(job=job, reason=reason, charged=charged):
+                self._killed(job, reason, charged)
+            case Trouble(reason=reason, jobs=jobs):
+                self.pauses.machine(reason)
+                self._feeder.returned(jobs)
+
+    def _report(self, job: Job, report: Report) -> None:
+        self.tally.add(job, report)
+        path = os.path.join(job.root, job.path)
+        match report.verdict:
+            case Verdict.PART:
+                self._feeder.landed(job)
+                self._feeder.first_range_done(job)
+                return
+            case Verdict.VERIFYING:
+                self._feeder.landed(job)
+                self._feeder.go_on(job, report.trusted)
+                return
+            case Verdict.BUSY | Verdict.CHANGED:
+                self.ledger.let_go([job.file])
+                self._feeder.drop(job.file)
+                self.intake.look_again(path)
+            case Verdict.VANISHED:
+                self._vanished(job, path)
+            case Verdict.RETRY | Verdict.QUARANTINED | Verdict.SKIPPED:
+                self._feeder.drop(job.file)
+            case Verdict.DONE if self._feeder.grown(job.file):
+                self._unverified[job.file] = time.monotonic() + VERIFY_AFTER
+        if report.look_again and report.verdict is not Verdict.CHANGED:
+            self.intake.look_again(path)
+        self._feeder.landed(job)
+
+    def _vanished(self, job: Job, path: bytes) -> None:
+        """Gone, unless its whole root is away: then it is neither there nor gone."""
+        self._feeder.drop(job.file)
+        if look(path) is None and os.path.isdir(job.root):
+            self.intake.gone(path)
+        else:
+            self.ledger.let_go([job.file])
+            self.intake.look_again(path)
+
+    def _killed(self, job: Job, reason: str, charged: bool) -> None:
+        name = shown(os.path.join(job.root, job.path))
+        self._feeder.drop(job.file)
+        if not charged:
+            spared = self.ledger.spare(job.file)
+            charged = spared > SPARED
+            reason = f"{spared} workers were killed with it in hand"
+        if charged:
+            state = self.ledger.charge(
+                job.file, reason, retry_time_ns(1, time.time_ns()), FATAL_ATTEMPTS
+            )
+            if state is State.QUARANTINED:
+                logger.warning("%s: quarantined: %s", name, reason)
+            elif state is not None:
+                logger.warning("%s: will be tried once more, alone: %s", name, reason)
+            self._feeder.landed(job)
+        else:
+            self._feeder.returned([job])
+
+    # ---- how things stand --------------------------------------------------------------------
+
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do for now: all scanned, settled, admitted and worked on."""
+        return (
+            self._all_scanned()
+            and not self.intake.waiting()
+            and self._feeder.is_empty()
+            and self._pool.idle()
+            and not self.ledger.has_queued()
+            and self.ledger.next_retry_ns() is None
+        )
+
+    def _all_scanned(self) -> bool:
+        roots = self.watch.status()
+        seen = all(root.last_scan is not None or root.state == "offline" for root in roots)
+        return seen and not self.watch.outstanding()
+
+    def left_to_do(self) -> int:
+        counts = self.ledger.counts()
+        return counts.get(State.QUEUED, 0) + counts.get(State.RETRY, 0) + self.intake.waiting()
+
+    def workers(self) -> list[dict[str, Any]]:
+        """What each worker does now, for `status`."""
+        found = []
+        for pid, slot, job in self._pool.doing():
+            doing = shown(os.path.join(job.root, job.path)) if job else None
+            since = time.time() - (time.monotonic() - slot.since) if job else None
+            found.append({"pid": pid, "doing": doing, "since": since})
+        return found
+
+    # ---- the end -----------------------------------------------------------------------------
+
+    def stop(self, seconds: float) -> None:
+        """What finishes within that time is finished; the rest stays queued, uncharged."""
+        deadline = time.monotonic() + seconds
+        self.watch.stop(min(1.0, seconds))
+        for event in self._pool.ask_to_leave():
+            self._happened(event)
+        while self._pool.alive() and time.monotonic() < deadline:
+            for event in self._pool.collect_last():
+                self._happened(event)
+            time.sleep(0.005)
+        for event in self._pool.kill():
+            self._happened(event)
+        self.tally.say_summary(time.monotonic())
+        self.ledger.close()
+
+
+def _worker_settings(config: Config) -> WorkerSettings:
+    return WorkerSettings(
+        state_folder=os.fsencode(config.state),
+        workers=config.worker_count,
+        output=os.fsencode(config.images.output),
+        name=config.images.name,
+        root_names={os.fsencode(root.path): os.fsencode(root.name) for root in config.watch},
+        keywords=config.text.keywords,
+        attempts=config.limits.attempts,
+        memory=config.limits.memory,
+        pixels=config.limits.pixels,
+        log_level=config.log.level,
+        log_format=config.log.format,
+    )
+
+
+def _watched(root: Any, ledger: Ledger) -> watch.WatchedRoot:
+    path = os.fsencode(root.path)
+
+    def excludes(relative: bytes, is_folder: bool) -> bool:
+        return root.excludes_name(os.fsdecode(relative), is_folder) is not None
+
+    return watch.WatchedRoot(
+        path, root.recursive, excludes, root.observer, root.poll_every, ledger.root_identity(path)
+    )

@@ -1,0 +1,419 @@
+"""The pool: one Queue, one Lock and N workers, which is a generation; runs in the parent.
+
+A worker that dies while it works holds neither of the two locks that it shares with its siblings
+(the Queue's read lock, the Lock): it alone is replaced. One that dies while it waits or commits may
+have left one of them locked for ever (cpython#96062): the whole generation is killed and a fresh
+one started. Whose fault it was is read from the dead worker's slot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import os
+import queue
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+
+from .errors import DropmillError
+from .job import Job, Report
+from .slots import Phase, Slot, Slots
+from .worker import EXIT_LEFT, EXIT_OUT_OF_MEMORY, Done, Message, WorkerSettings, main
+
+logger = logging.getLogger("dropmill.pool")
+
+MESSAGES_A_WORKER = 2
+READ_RATE = 20_000_000  # bytes a second that even a slow disk gives; added to a job's time-out
+_BOOT = 60.0
+_LOCK_PATIENCE = 1.0
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Finished(NamedTuple):
+    """A message's jobs are done with, in the ways that its reports say."""
+
+    reports: list[tuple[Job, Report]]
+
+
+class Returned(NamedTuple):
+    """Jobs that nobody worked on to the end; nobody is charged."""
+
+    jobs: list[Job]
+
+
+class Killed(NamedTuple):
+    """A worker died with this job in hand."""
+
+    job: Job
+    reason: str
+    charged: bool
+
+
+class Trouble(NamedTuple):
+    """A fault of the machine; the jobs are uncharged."""
+
+    reason: str
+    jobs: list[Job]
+
+
+Event = Finished | Returned | Killed | Trouble
+
+
+class _Worker:
+    """What the parent knows of one worker."""
+
+    def __init__(self, number: int, process: BaseProcess, reports: Connection) -> None:
+        self.number = number
+        self.process = process
+        self.reports = reports
+        self.up = False
+        self.started = time.monotonic()
+        self.sentence: str | None = None  # why we killed it
+
+
+class Pool:
+    """Gives messages to a fixed number of workers and says what became of them."""
+
+    def __init__(self, settings: WorkerSettings, timeout: float) -> None:
+        """`timeout` is `limits.timeout`, seconds for one job."""
+        self.size = settings.workers
+        self._settings = settings
+        self._timeout = timeout
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["dropmill.worker"])
+        self._slots = Slots(settings.state_folder)
+        self._ids = itertools.count(1)
+        self._messages: dict[int, tuple[Job, ...]] = {}
+        self._alone: list[Job] = []
+        self._workers: list[_Worker] = []
+        self._queue: Any = None
+        self._lock: Any = None
+        self._proven = False  # a worker of ours has come up before
+        self._deaths: list[float] = []
+        self._start_at: float | None = None
+        self._out_of_memory_kills = _out_of_memory_kills()
+        self._stopping = False
+
+    # ---- a generation ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """A fresh Queue, a fresh Lock, N fresh workers."""
+        self._start_at = None
+        self._queue = self._context.Queue(MESSAGES_A_WORKER * self.size)
+        self._lock = self._context.Lock()
+        self._workers = [self._spawn(number) for number in range(self.size)]
+
+    def _spawn(self, number: int, first: Message | None = None) -> _Worker:
+        ours, theirs = self._context.Pipe(duplex=False)
+        self._slots.clear(number)
+        process = self._context.Process(
+            target=main,
+            args=(number, self._settings, self._queue, self._lock, theirs, first),
+            name=f"dropmill-worker-{number}",
+            daemon=True,
+        )
+        process.start()
+        theirs.close()
+        return _Worker(number, process, ours)
+
+    def _retire(self) -> list[Event]:
+        """Kills the generation; its unfinished jobs are returned. A new one follows by `tick`."""
+        events: list[Event] = []
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join(10)
+            events += self._reports(worker)
+            self._bury(worker)
+        self._workers = []
+        self._discard_queue()
+        if self._messages:
+            jobs = [job for message in self._messages.values() for job in message]
+            events.append(Returned(jobs))
+            self._messages.clear()
+        self._alone.clear()
+        if not self._stopping:
+            self._start_at = time.monotonic() + self._back_off()
+        return events
+
+    def _discard_queue(self) -> None:
+        if self._queue is not None:
+            self._queue.cancel_join_thread()
+            self._queue.close()
+            self._queue = None
+
+    def _back_off(self) -> float:
+        """Nothing for the first deaths in a minute, then 1 s doubling to 60 s."""
+        now = time.monotonic()
+        self._deaths = [death for death in self._deaths if now - death < 60] + [now]
+        return 0.0 if len(self._deaths) <= 8 else min(60.0, 2.0 ** (len(self._deaths) - 9))
+
+    # ---- messages ----------------------------------------------------------------------------
+
+    def has_room(self) -> bool:
+        """Whether a message can be put now; rows wait in the ledger until it can."""
+        return self._queue is not None and not self._stopping and not self._queue.full()
+
+    def put(self, jobs: list[Job]) -> bool:
+        """Sends jobs as one message; False when the Queue is full."""
+        message = Message(next(self._ids), tuple(jobs))
+        self._messages[message.id] = message.jobs
+        try:
+            self._queue.put_nowait(message)
+        except queue.Full:
+            del self._messages[message.id]
+            return False
+        return True
+
+    def put_alone(self, job: Job) -> None:
+        """Sends a charged job to a fresh worker, alone: a worker is asked to make place for it."""
+        self._alone.append(job)
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(Message(next(self._ids), ()))
+
+    def idle(self) -> bool:
+        return not self._messages and not self._alone
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """The Lock, for the parent's own writes: with a time-out, since its holder may be dead.
+
+        Without it SQLite's own lock still keeps the file whole.
+        """
+        lock = self._lock
+        held = lock is not None and lock.acquire(timeout=_LOCK_PATIENCE)
+        try:
+            yield
+        finally:
+            if held:
+                lock.release()
+
+    # ---- what happened -----------------------------------------------------------------------
+
+    def waitables(self) -> list[Any]:
+        """What becomes readable when `collect` has something to say."""
+        found: list[Any] = []
+        for worker in self._workers:
+            found += [worker.reports, worker.process.sentinel]
+        return found
+
+    def collect(self) -> list[Event]:
+        """Everything that happened since the last call."""
+        events: list[Event] = []
+        for worker in list(self._workers):
+            events += self._reports(worker)
+            if not worker.process.is_alive():
+                events += self._reports(worker)
+                if worker in self._workers:
+                    events += self._died(worker)
+        return events
+
+    def _reports(self, worker: _Worker) -> list[Event]:
+        events: list[Event] = []
+        with contextlib.suppress(EOFError, OSError):
+            while worker.reports.poll():
+                events += self._done(worker, worker.reports.recv())
+        return events
+
+    def _done(self, worker: _Worker, done: Done) -> list[Event]:
+        if not done.message:
+            worker.up = self._proven = True
+            return []
+        jobs = self._messages.pop(done.message, ())
+        if done.fault is not None:
+            return [Trouble(done.fault, list(jobs))]
+        by_take = {job.take: job for job in jobs}
+        return [
+            Finished([(by_take[each.take], each) for each in done.reports if each.take in by_take])
+        ]
+
+    def _died(self, worker: _Worker) -> list[Event]:
+        """One worker is dead: by its slot, replace it or the generation, and say who is charged."""
+        slot = self._slots.read(worker.number)
+        worker.process.join(5)
+        code = worker.process.exitcode
+        if not worker.up and not self._proven:
+            raise DropmillError(f"a worker could not start (exit status {code}): see above")
+        if code == EXIT_LEFT and slot.phase is Phase.FREE:
+            self._replace(worker)
+            return []
+        logger.warning("worker %d (pid %d) %s", worker.number, worker.process.pid, _manner(code))
+        events = self._blame(worker, slot, code)
+        if slot.phase is Phase.WORKING and worker.up:
+            self._back_off()
+            self._replace(worker)
+            return events
+        return events + self._retire()
+
+    def _blame(self, worker: _Worker, slot: Slot, code: int | None) -> list[Event]:
+        if slot.phase is not Phase.WORKING:
+            return []  # its message goes back with the generation
+        jobs = self._messages.pop(slot.message, ())
+        job = next((job for job in jobs if job.take == slot.take), None)
+        if job is None:
+            return [Returned(list(jobs))]
+        reason = worker.sentence or self._cause(code)
+        charged = reason is not None
+        others = [each for each in jobs if each is not job]
+        return [Killed(job, reason or _manner(code), charged), Returned(others)]
+
+    def _cause(self, code: int | None) -> str | None:
+        """Why a death is the take's own fault; None for a SIGKILL that nobody of us sent."""
+        if code == EXIT_OUT_OF_MEMORY:
+            return f"needs more memory than limits.memory ({_size(self._settings.memory)})"
+        if code == -signal.SIGKILL:
+            kills = _out_of_memory_kills()
+            risen, self._out_of_memory_kills = (
+                kills > self._out_of_memory_kills,
+                kills,
+            )
+            return "the kernel killed its worker for want of memory" if risen else None
+        if code == -signal.SIGTERM:
+            return None  # somebody asked the worker to end
+        return f"its worker {_manner(code)}"
+
+    def _replace(self, worker: _Worker) -> None:
+        self._bury(worker)
+        first = Message(next(self._ids), (self._alone.pop(0),)) if self._alone else None
+        if first is not None:
+            self._messages[first.id] = first.jobs
+        self._workers[self._workers.index(worker)] = self._spawn(worker.number, first)
+
+    def _bury(self, worker: _Worker) -> None:
+        self._slots.clear(worker.number)
+        worker.reports.close()
+        worker.process.join(1)
+        with contextlib.suppress(ValueError):
+            worker.process.close()
+
+    # ---- limits ------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> list[Event]:
+        """About once a second: time-outs, memory, a generation that is due."""
+        if self._start_at is not None and now >= self._start_at:
+            self.start()
+        for worker in self._workers:
+            self._check(worker, now)
+        if self._alone and self._queue is not None:  # the request to leave found the Queue full
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(Message(next(self._ids), ()))
+        return []
+
+    def _check(self, worker: _Worker, now: float) -> None:
+        if worker.sentence is not None:
+            return
+        slot = self._slots.read(worker.number)
+        if not worker.up and now - worker.started > _BOOT:
+            worker.process.kill()
+        if slot.phase is not Phase.WORKING or not slot.take:
+            return
+        allowed = self._timeout + self._bytes(slot) / READ_RATE
+        if now - slot.since > allowed:
+            worker.sentence = f"took longer than limits.timeout ({self._timeout:g} s)"
+        elif _resident(worker.process.pid) > self._settings.memory:
+            limit = _size(self._settings.memory)
+            worker.sentence = f"needs more memory than limits.memory ({limit})"
+        if worker.sentence is not None:
+            worker.process.kill()
+
+    def _bytes(self, slot: Slot) -> int:
+        jobs = self._messages.get(slot.message, ())
+        return next((job.fingerprint.size for job in jobs if job.take == slot.take), 0)
+
+    def doing(self) -> list[tuple[int, Slot, Job | None]]:
+        """Each worker: its process id, its slot, the job in hand."""
+        found: list[tuple[int, Slot, Job | None]] = []
+        for worker in self._workers:
+            slot = self._slots.read(worker.number)
+            jobs = self._messages.get(slot.message, ())
+            job = next((job for job in jobs if job.take == slot.take), None)
+            found.append((worker.process.pid or 0, slot, job))
+        return found
+
+    # ---- the end -----------------------------------------------------------------------------
+
+    def ask_to_leave(self) -> list[Event]:
+        """No more work: takes what nobody began off the Queue, asks every worker to leave."""
+        self._stopping = True
+        self._start_at = None
+        if self._queue is None:
+            return []
+        returned: list[Job] = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                message = self._queue.get(timeout=0.05)
+                returned += self._messages.pop(message.id, ())
+        for _ in self._workers:
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(Message(0, ()))
+        return [Returned(returned)] if returned else []
+
+    def collect_last(self) -> list[Event]:
+        """While stopping: reports, and workers that have left."""
+        events: list[Event] = []
+        for worker in list(self._workers):
+            events += self._reports(worker)
+            if not worker.process.is_alive():
+                events += self._reports(worker)
+                self._workers.remove(worker)
+                self._bury(worker)
+        return events
+
+    def alive(self) -> bool:
+        return bool(self._workers)
+
+    def kill(self) -> list[Event]:
+        """Ends what is left, now."""
+        self._stopping = True
+        events = self._retire()
+        self._slots.close()
+        return events
+
+
+def _manner(code: int | None) -> str:
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit status {code}"
+
+
+def _size(count: int) -> str:
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count >= unit and count % unit == 0:
+            return f"{count // unit}{name}"
+    return f"{count} bytes"
+
+
+def _resident(pid: int | None) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+def _out_of_memory_kills() -> int:
+    """How often the kernel killed in our cgroup for want of memory (cgroup v2, else v1)."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            groups = [line.rstrip("\n").split(":", 2) for line in file]
+        for _, controllers, path in groups:
+            if not controllers:
+                events = f"/sys/fs/cgroup{path}/memory.events"
+            elif "memory" in controllers.split(","):
+                events = f"/sys/fs/cgroup/memory{path}/memory.oom_control"
+            else:
+                continue
+            with contextlib.suppress(OSError), open(events) as file:
+                for line in file:
+                    if line.startswith("oom_kill "):
+                        return int(line.split()[1])
+    except OSError:
+        pass
+    return 0

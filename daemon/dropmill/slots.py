@@ -1,0 +1,70 @@
+"""The slots: what each worker is doing, in a small file that outlives it and the daemon.
+
+A worker writes its own slot, the parent reads it: while the worker lives for status and time-outs,
+after its death to see what it had in hand. One slot is 64 bytes of `slots` in the state folder.
+"""
+
+from __future__ import annotations
+
+import enum
+import mmap
+import os
+import struct
+from typing import NamedTuple
+
+SLOTS = 1024  # more workers than that one machine will not have
+_SIZE = 64
+_FIELDS = struct.Struct("=BxxxIQQQd")  # phase, pid, message, take, file, since
+
+
+class Phase(enum.IntEnum):
+    """Which locks a worker may hold; decides what its death costs."""
+
+    FREE = 0  # no worker
+    WAITING = 1  # at the Queue: may hold its read lock
+    WORKING = 2  # holds nothing
+    COMMITTING = 3  # may hold the Lock
+
+
+class Slot(NamedTuple):
+    phase: Phase
+    pid: int
+    message: int
+    take: int
+    file: int
+    since: float  # of the take in hand, on the monotonic clock
+
+
+class Slots:
+    """All slots; opened by the parent and, each for its own, by the workers."""
+
+    def __init__(self, state_folder: bytes) -> None:
+        path = os.path.join(state_folder, b"slots")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            if os.fstat(descriptor).st_size != SLOTS * _SIZE:
+                os.ftruncate(descriptor, SLOTS * _SIZE)
+            self._map = mmap.mmap(descriptor, SLOTS * _SIZE)
+        finally:
+            os.close(descriptor)
+
+    def read(self, number: int) -> Slot:
+        phase, *others = _FIELDS.unpack_from(self._map, number * _SIZE)
+        return Slot(Phase(phase), *others)
+
+    def write(self, number: int, slot: Slot) -> None:
+        _FIELDS.pack_into(self._map, number * _SIZE, *slot)
+
+    def set_phase(self, number: int, phase: Phase) -> None:
+        self._map[number * _SIZE] = phase
+
+    def clear(self, number: int) -> None:
+        self.write(number, Slot(Phase.FREE, 0, 0, 0, 0, 0.0))
+
+    def in_hand(self) -> list[tuple[int, Slot]]:
+        """The slots that are in use, by number."""
+        slots = [(number, self.read(number)) for number in range(SLOTS)]
+        return [(number, slot) for number, slot in slots if slot.phase is not Phase.FREE]
+
+    def close(self) -> None:
+        self._map.close()

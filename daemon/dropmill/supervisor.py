@@ -1,0 +1,290 @@
+"""The composition root: one process that waits, turns the mill, and obeys signals and requests."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import queue
+import signal
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import FrameType
+
+from . import config as configuration
+from .control import Request, Server, runtime_folder
+from .errors import DropmillError, UsageError
+from .index import Shard, identity, shard_numbers, shard_path
+from .job import State
+from .log import shown
+from .mill import Mill
+from .requests import Requests
+from .settings import Config
+from .slots import Phase, Slots
+from .store.ledger import Ledger
+from .store.schema import FILE_NAME, move_aside_if_broken
+from .tally import Tally
+
+logger = logging.getLogger("dropmill")
+
+TICK = 1.0
+FINISH = 8.0  # seconds that files in hand get at the end
+_OLD_WORKERS = 15.0
+Progress = Callable[[int, int, str], None]
+
+
+class Supervisor:
+    """Runs dropmill in the foreground, until it is told to stop or, with `once`, all is done."""
+
+    def __init__(
+        self,
+        config_path: Path,
+        config: Config,
+        *,
+        once: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self._config_path = config_path
+        self._config = config
+        self._once = once
+        self._progress = progress
+        self._state_folder = os.fsencode(config.state)
+        self._signals: list[int] = []
+        self._should_exit = False
+        self._waker, self._woken = socket.socketpair()
+        for end in (self._waker, self._woken):
+            end.setblocking(False)
+        self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._ticked = 0.0
+        self._stamp = _stamp(config_path)
+        self.refused: str | None = None  # why the configuration as it stands is not in force
+
+    # ---- the main loop -----------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Gives the exit code: 0; with `once` 1 when anything is quarantined."""
+        self._prepare()
+        try:
+            while not self._should_exit:
+                self._wait()
+                self._obey_signals()
+                self._mill.turn()
+                self._answer()
+                self._tick()
+        finally:
+            self._stop()
+        return self._exit_code
+
+    def _wait(self) -> None:
+        until = self._ticked + TICK
+        due = self._mill.due()
+        if due is not None:
+            until = min(until, due)
+        timeout = max(0.0, until - time.monotonic())
+        wait([self._woken, *self._mill.waitables()], timeout)
+        with contextlib.suppress(BlockingIOError):
+            while self._woken.recv(4096):
+                pass
+
+    def _wake(self) -> None:
+        """From any thread: there is something to do."""
+        with contextlib.suppress(OSError):  # it is awake already, or has ended
+            self._waker.send(b"!")
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if self._progress is not None:
+            self._show_progress()
+        if self._once and self._mill.is_finished():
+            self._should_exit = True
+        if now - self._ticked >= TICK:
+            self._ticked = now
+            self._mill.tick(now)
+            self._check_configuration()
+
+    def _show_progress(self) -> None:
+        if self._progress is not None and time.monotonic() - self._shown >= 0.1:
+            self._shown = time.monotonic()
+            done = self._mill.tally.finished
+            self._progress(done, done + self._mill.left_to_do(), "")
+
+    _shown = 0.0
+
+    # ---- signals and requests ----------------------------------------------------------------
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _obey_signals(self) -> None:
+        while self._signals:
+            number = self._signals.pop(0)
+            if number == signal.SIGHUP:
+                self._reload()
+            else:
+                logger.info("%s: stopping", signal.Signals(number).name)
+                self._should_exit = True
+
+    def _answer(self) -> None:
+        while True:
+            try:
+                self._requests.begin(self._inbox.get_nowait())
+            except queue.Empty:
+                break
+        self._requests.go_on()
+
+    def _receive(self, request: Request) -> None:
+        self._inbox.put(request)
+        self._wake()
+
+    # ---- configuration -----------------------------------------------------------------------
+
+    def _check_configuration(self) -> None:
+        stamp = _stamp(self._config_path)
+        if stamp != self._stamp and stamp is not None and not self._once:
+            self._stamp = stamp
+            self._reload()
+
+    def _reload(self) -> None:
+        """Puts the configuration file as it stands in force; a wrong one changes nothing."""
+        try:
+            config = configuration.load(self._config_path)
+            if config.state != self._config.state:
+                raise UsageError(f"{self._config_path}: state: takes a restart to change")
+        except DropmillError as error:
+            self.refused = str(error)
+            logger.error("the configuration is not in force:\n%s", error)
+            return
+        self.refused = None
+        if config == self._config:
+            return
+        self._mill.stop(FINISH)
+        self._config = config
+        self._begin()
+        logger.info("%s is in force", shown(os.fsencode(self._config_path)))
+
+    # ---- beginning and end -------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        os.makedirs(self._state_folder, mode=0o750, exist_ok=True)
+        self._lock = _only_one(self._state_folder)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        _wait_for_old_workers(self._state_folder)
+        _repair(self._state_folder, self._config.worker_count)
+        self._tally = Tally()
+        self._cookies = os.path.join(runtime_folder(self._state_folder), b"sync")
+        os.makedirs(self._cookies, mode=0o750, exist_ok=True)
+        self._begin()
+        self._server = Server(self._state_folder, self._receive)
+        self._exit_code = 0
+        logger.info("dropmill is up: %d workers", self._config.worker_count)
+
+    def _begin(self) -> None:
+        self._mill = Mill(self._config, self._cookies, self._wake, self._tally)
+        self._requests = Requests(self, self._mill, self._cookies)
+        self._mill.start()
+
+    def _stop(self) -> None:
+        """In this order, each step with a deadline: no new requests, no new files, the files in
+        hand, then what is left is killed."""
+        self._server.close()
+        if self._once:
+            self._exit_code = self._verdict()
+            if self._progress is not None:
+                done = self._tally.finished
+                self._progress(done, done + self._mill.left_to_do(), "")
+        self._mill.stop(FINISH)
+        os.close(self._lock)
+
+    def _verdict(self) -> int:
+        counts = self._mill.ledger.counts()
+        offline = [root for root in self._mill.watch.status() if root.state == "offline"]
+        return 1 if counts.get(State.QUARANTINED) or offline else 0
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _only_one(state_folder: bytes) -> int:
+    """The state folder's lock; raises where another daemon has it."""
+    path = os.path.join(state_folder, b"lock")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DropmillError(
+            f"{os.fsdecode(state_folder)}: another dropmill runs on this state folder:"
+            " `dropmill status` shows it"
+        ) from None
+    except OSError as error:
+        raise DropmillError(f"{os.fsdecode(path)}: {error.strerror}") from None
+    return descriptor
+
+
+def _wait_for_old_workers(state_folder: bytes) -> None:
+    """Workers of a daemon that was killed die with it; until they have, they may still write."""
+    descriptor = os.open(
+        os.path.join(state_folder, b"workers.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640
+    )
+    deadline = time.monotonic() + _OLD_WORKERS
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DropmillError(
+                        f"{os.fsdecode(state_folder)}: workers of an earlier dropmill are still"
+                        " alive: end them (`pkill -KILL -f dropmill`), then start again"
+                    ) from None
+                time.sleep(0.02)
+    finally:
+        os.close(descriptor)
+
+
+def _repair(state_folder: bytes, workers: int) -> None:
+    """Brings the state folder in order after whatever ended the last daemon.
+
+    Broken databases are moved aside, every worker's shard is there and known to the ledger, and
+    the files that workers had in hand are noted.
+    """
+    for path in (
+        os.path.join(state_folder, FILE_NAME),
+        *(shard_path(state_folder, number) for number in shard_numbers(state_folder)),
+    ):
+        aside = move_aside_if_broken(path)
+        if aside is not None:
+            logger.error("%s is broken: moved to %s; what it held is taken in again",
+                         shown(path), shown(aside))  # fmt: skip
+    for number in range(workers):
+        Shard(state_folder, number).close()
+    ledger = Ledger(state_folder)
+    try:
+        marks = {number: identity(state_folder, number) for number in shard_numbers(state_folder)}
+        lost = ledger.adopt_shards(marks)
+        if lost:
+            logger.warning("%d files were in a part of the index that is lost: queued again", lost)
+        _note_interrupted(state_folder, ledger)
+    finally:
+        ledger.close()
+
+
+def _note_interrupted(state_folder: bytes, ledger: Ledger) -> None:
+    slots = Slots(state_folder)
+    for number, slot in slots.in_hand():
+        if slot.phase is Phase.WORKING and slot.file:
+            ledger.spare(slot.file)
+        slots.clear(number)
+    slots.close()

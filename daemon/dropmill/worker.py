@@ -1,0 +1,406 @@
+"""A worker: takes messages from the Queue, works on their jobs, commits, reports. Runs in a child.
+
+    get ──► open all ──► process each ──► copies durable ──► shard ──► Lock: ledger ──► report
+            (WAITING → WORKING, the take in hand in the slot)               (COMMITTING)
+
+A job's fault is the job's: it becomes an outcome. A fault of the machine throws the message's work
+away, charges nobody and is told to the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import queue
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from . import log
+from .copies import copy_path
+from .errors import FileFault, MachineFault, NotOurs
+from .index import Shard, compact, shard_numbers
+from .job import Fingerprint, Job, Kind, Outcome, Report, Verdict
+from .processors import PROCESSORS, Workbench
+from .processors.watchlist import WatchList
+from .slots import Phase, Slot, Slots
+from .source import Beneath, NotRegular, fingerprint, has_writer
+from .staging import Staging
+from .store.completion import Completion
+
+EXIT_LEFT = 0
+EXIT_OUT_OF_MEMORY = 71
+IDLE = 2.0  # seconds without a message until compaction may begin
+LONG_IDLE = 60.0
+SEEN_BY_SEARCHES_NS = 60 * 10**9  # takes that died less long ago are spared
+RACY_NS = 20 * 10**6  # read so soon after its mtime, a file is looked at once more
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS}
+
+
+class WorkerSettings(NamedTuple):
+    """What a worker needs of the configuration; small, and cheap to send."""
+
+    state_folder: bytes
+    workers: int
+    output: bytes
+    name: str  # template of a copy's name
+    root_names: dict[bytes, bytes]  # root → name of its folder among the copies
+    keywords: tuple[str, ...]
+    attempts: int
+    memory: int
+    pixels: int
+    log_level: str
+    log_format: str
+
+
+class Message(NamedTuple):
+    """Work on its way through the Queue. No jobs: the worker that gets it leaves."""
+
+    id: int
+    jobs: tuple[Job, ...]
+
+
+class Done(NamedTuple):
+    """A message on its way back: a report for each job, or the machine's fault."""
+
+    message: int
+    reports: tuple[Report, ...]
+    fault: str | None = None
+
+
+def main(
+    number: int,
+    settings: WorkerSettings,
+    messages: Any,
+    lock: AbstractContextManager[object],
+    reports: Connection,
+    first: Message | None,
+) -> None:
+    """A worker's life. `first` is worked on alone, before anything is taken from the Queue."""
+    _narrow(settings.memory)
+    log.configure(settings.log_level, settings.log_format)
+    worker = Worker(number, settings, lock, reports)
+    reports.send(Done(0, ()))  # up
+    try:
+        if first is not None:
+            worker.work(first)
+        worker.serve(messages)
+    except MemoryError:
+        os._exit(EXIT_OUT_OF_MEMORY)
+    finally:
+        with contextlib.suppress(Exception):
+            worker.close()
+
+
+def _narrow(memory: int) -> None:
+    """The parent owns the signals; a worker dies with it, first of all, and leaves no core."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.RLIM_INFINITY))
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as adjust:
+        adjust.write("500")
+
+
+class Worker:
+    """One member of the pool, with its slot and its shard."""
+
+    def __init__(
+        self,
+        number: int,
+        settings: WorkerSettings,
+        lock: AbstractContextManager[object],
+        reports: Connection,
+    ) -> None:
+        self._number = number
+        self._settings = settings
+        self._reports = reports
+        self._slots = Slots(settings.state_folder)
+        self._phase(Phase.WORKING)
+        # Held while this process lives: the next daemon waits until no worker holds it.
+        self._alive = os.open(
+            os.path.join(settings.state_folder, b"workers.lock"),
+            os.O_RDWR | os.O_CREAT | os.O_CLOEXEC,
+            0o640,
+        )
+        fcntl.flock(self._alive, fcntl.LOCK_SH)
+        self._shard = Shard(settings.state_folder, number)
+        self._completion = Completion(settings.state_folder, lock, number, settings.attempts)
+        self._staging = Staging(settings.output)
+        self._bench = Workbench(
+            self._shard.add, WatchList(settings.keywords), self._staging.new, settings.pixels
+        )
+        self._swept = 0.0
+
+    def close(self) -> None:
+        self._shard.close()
+        self._completion.close()
+        self._slots.clear(self._number)
+
+    def serve(self, messages: Any) -> None:
+        """Works until a message says to leave."""
+        patience = IDLE
+        while True:
+            self._phase(Phase.WAITING)
+            try:
+                message: Message = messages.get(timeout=patience)
+            except queue.Empty:
+                self._phase(Phase.WORKING)  # compaction: holds none of the locks
+                patience = LONG_IDLE if self._tidy(messages) else IDLE
+                continue
+            self._phase(Phase.WORKING, message.id)
+            if not message.jobs:
+                return
+            self.work(message)
+            patience = IDLE
+
+    def work(self, message: Message) -> None:
+        """From jobs to reports; a fault of the machine undoes the message's work."""
+        try:
+            with self._opened(message) as sources:
+                outcomes = [self._outcome(message.id, job, found) for job, found in sources]
+            reports = self._commit(message.id, outcomes)
+        except MachineFault as fault:
+            self._shard.rollback()
+            self._staging.clear()
+            self._reports.send(Done(message.id, (), str(fault)))
+        else:
+            self._reports.send(Done(message.id, reports))
+
+    # ---- open --------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _opened(self, message: Message) -> Iterator[list[tuple[Job, int | Outcome]]]:
+        """Each job with its open source, or with the outcome that opening it had.
+
+        All are opened before any is read, so that the kernel reads ahead of us.
+        """
+        roots: dict[bytes, Beneath | OSError] = {}
+        sources: list[tuple[Job, int | Outcome]] = []
+        try:
+            for job in message.jobs:
+                self._in_hand(message.id, job)
+                sources.append((job, self._open(job, roots)))
+            yield sources
+        finally:
+            for _, found in sources:
+                if isinstance(found, int):
+                    os.close(found)
+            for root in roots.values():
+                if isinstance(root, Beneath):
+                    root.close()
+
+    def _open(self, job: Job, roots: dict[bytes, Beneath | OSError]) -> int | Outcome:
+        if job.root not in roots:
+            try:
+                roots[job.root] = Beneath(job.root)
+            except OSError as error:
+                roots[job.root] = error
+        root = roots[job.root]
+        if isinstance(root, OSError):
+            return Outcome(job, Verdict.VANISHED, 0, f"its root: {root.strerror}")
+        try:
+            descriptor = root.open(job.path)
+        except OSError as error:
+            return _open_fault(job, error)
+        with contextlib.suppress(OSError):
+            length = job.end - job.first if job.ranged else 0
+            os.posix_fadvise(descriptor, job.first, length, os.POSIX_FADV_WILLNEED)
+        return descriptor
+
+    # ---- process -----------------------------------------------------------------------------
+
+    def _outcome(self, message: int, job: Job, found: int | Outcome) -> Outcome:
+        if isinstance(found, Outcome):
+            return found
+        self._in_hand(message, job)
+        started = time.time_ns()
+        try:
+            return self._process(job, found, started)
+        except NotOurs as verdict:
+            return Outcome(job, Verdict.SKIPPED, started, str(verdict))
+        except FileFault as fault:
+            return Outcome(job, Verdict.QUARANTINED, started, str(fault))
+        except EOFError:
+            return Outcome(job, Verdict.CHANGED, started)
+        except (MachineFault, MemoryError):
+            raise
+        except OSError as error:
+            if error.errno in _MACHINE:
+                raise MachineFault(f"{error.strerror}") from error
+            return Outcome(job, Verdict.RETRY, started, f"reading it: {error.strerror}")
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            return Outcome(job, Verdict.RETRY, started, reason)
+
+    def _process(self, job: Job, descriptor: int, started: int) -> Outcome:
+        before = fingerprint(os.fstat(descriptor))
+        if not _is_as_admitted(job, before):
+            return Outcome(job, Verdict.CHANGED, started)
+        if (job.unhurried or job.kind is not Kind.TEXT) and has_writer(descriptor):
+            return Outcome(job, Verdict.BUSY, started)
+        size = job.fingerprint.size if job.ranged else before.size
+        outcome = PROCESSORS[job.kind](descriptor, job, size, started, self._bench)
+        after = fingerprint(os.fstat(descriptor))
+        if not _held_still(job, before, after):
+            return Outcome(job, Verdict.CHANGED, started)
+        seen = before._replace(device=job.fingerprint.device)
+        return outcome._replace(
+            fingerprint=job.fingerprint if job.ranged else seen,
+            look_again=after != before or started - before.mtime_ns < RACY_NS,
+        )
+
+    # ---- commit ------------------------------------------------------------------------------
+
+    def _commit(self, message: int, outcomes: list[Outcome]) -> tuple[Report, ...]:
+        """Copies, then the shard, then the ledger: a `done` never speaks of what is not there."""
+        self._phase(Phase.WORKING, message)  # no take is to blame from here on
+        outcomes = [self._keep_copy(outcome) for outcome in outcomes]
+        self._staging.publish()
+        self._shard.commit()
+        self._phase(Phase.COMMITTING, message)
+        try:
+            verdicts = self._completion.complete(outcomes)
+        finally:
+            self._phase(Phase.WORKING, message)
+        return tuple(map(_report, outcomes, verdicts))
+
+    def _keep_copy(self, outcome: Outcome) -> Outcome:
+        """Names the copy's place; renames the old one's copy where the source was renamed."""
+        job = outcome.job
+        if job.kind is not Kind.IMAGE or outcome.verdict not in _HAVE_COPY:
+            self._staging.discard(job.take)
+            return outcome
+        output = copy_path(
+            self._settings.output,
+            self._settings.root_names[job.root],
+            job.path,
+            self._settings.name,
+        )
+        mtime_ns = (outcome.fingerprint or job.fingerprint).mtime_ns
+        if outcome.verdict is Verdict.DONE:
+            self._staging.keep(job.take, output, mtime_ns)
+        elif job.output is not None:
+            self._staging.move(job.output, output, mtime_ns)
+        return outcome._replace(output=output)
+
+    # ---- when idle ---------------------------------------------------------------------------
+
+    def _tidy(self, messages: Any) -> bool:
+        """Compacts this worker's shards while nothing waits; True when all is done."""
+        if time.monotonic() - self._swept < LONG_IDLE:
+            return True
+        before = time.time_ns() - SEEN_BY_SEARCHES_NS
+
+        def waiting() -> bool:
+            return not messages.empty()
+
+        for number in self._my_shards():
+            if self._completion.dead_takes(number, before) and not self._compact(
+                number, before, waiting
+            ):
+                return False
+        while self._shard.tidy():
+            if waiting():
+                return False
+        self._swept = time.monotonic()
+        return True
+
+    def _my_shards(self) -> list[int]:
+        """Its own, and its share of those that a larger pool left behind."""
+        workers = self._settings.workers
+        return [
+            number
+            for number in shard_numbers(self._settings.state_folder)
+            if number % workers == self._number
+        ]
+
+    def _compact(self, number: int, before: int, waiting: Callable[[], bool]) -> bool:
+        shard = self._shard if number == self._number else Shard(
+            self._settings.state_folder, number
+        )  # fmt: skip
+        try:
+            done = compact(shard, lambda takes: self._completion.removable(takes, before), waiting)
+            if done:
+                self._phase(Phase.COMMITTING)
+                self._completion.forget_dead(number, before)
+                self._phase(Phase.WORKING)
+            return done
+        finally:
+            if shard is not self._shard:
+                shard.close()
+
+    # ---- slot --------------------------------------------------------------------------------
+
+    def _phase(self, phase: Phase, message: int = 0) -> None:
+        self._slots.write(self._number, Slot(phase, os.getpid(), message, 0, 0, time.monotonic()))
+
+    def _in_hand(self, message: int, job: Job) -> None:
+        self._slots.write(
+            self._number,
+            Slot(Phase.WORKING, os.getpid(), message, job.take, job.file, time.monotonic()),
+        )
+
+
+_HAVE_COPY = (Verdict.DONE, Verdict.RENAMED, Verdict.UNCHANGED)
+
+
+def _is_as_admitted(job: Job, now: Fingerprint) -> bool:
+    """A text may have grown since; a mode or an owner may have changed; nothing else may."""
+    was = job.fingerprint
+    if now.inode != was.inode:
+        return False
+    if job.kind is Kind.TEXT and now.size > was.size:
+        return True
+    return (now.size, now.mtime_ns) == (was.size, was.mtime_ns)
+
+
+def _held_still(job: Job, before: Fingerprint, after: Fingerprint) -> bool:
+    if job.kind is Kind.TEXT and after.size > before.size:
+        return True
+    return (after.size, after.mtime_ns) == (before.size, before.mtime_ns)
+
+
+def _open_fault(job: Job, error: OSError) -> Outcome:
+    if isinstance(error, NotRegular) or error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return Outcome(job, Verdict.VANISHED, time.time_ns())
+    if error.errno in _MACHINE:
+        raise MachineFault(f"opening a source: {error.strerror}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        reason = f"permission denied: let the service's user (uid {os.geteuid()}) read it"
+        return Outcome(job, Verdict.QUARANTINED, time.time_ns(), reason)
+    return Outcome(job, Verdict.RETRY, time.time_ns(), f"opening it: {error.strerror}")
+
+
+def _report(outcome: Outcome, verdict: Verdict) -> Report:
+    job = outcome.job
+    return Report(
+        job.take,
+        job.file,
+        verdict,
+        outcome.reason,
+        outcome.look_again,
+        outcome.trusted,
+        {} if job.ranged else _absolute(outcome),
+    )
+
+
+def _absolute(outcome: Outcome) -> dict[str, list[int]]:
+    """Watch-list hits with line numbers of the file, the takes that were kept counted in."""
+    found: dict[str, list[int]] = {}
+    base = sum(take.newlines for take in outcome.job.known if take.end <= outcome.keep_to)
+    for take in outcome.takes:
+        for keyword, lines in take.keywords.items():
+            found.setdefault(keyword, []).extend(base + line for line in lines)
+        base += take.newlines
+    return found
