@@ -10,9 +10,9 @@ away, charges nobody and is told to the parent.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
+import multiprocessing
 import os
 import queue
 import resource
@@ -100,16 +100,33 @@ def main(
 
 
 def _narrow(memory: int) -> None:
-    """The parent owns the signals; a worker dies with it, first of all, and leaves no core."""
+    """The parent owns the signals; a worker dies with it, and leaves no core."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    _die_with_the_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.RLIM_INFINITY))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as adjust:
         adjust.write("500")
+
+
+def _die_with_the_parent() -> None:
+    """Has the kernel kill this process when the parent's end of their pipe closes.
+
+    PR_SET_PDEATHSIG would not do: it tells of the forkserver's death, and that lives on as long
+    as one of its children does.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    pipe = parent.sentinel
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+    if not parent.is_alive():
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Worker:
