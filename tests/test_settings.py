@@ -14,6 +14,7 @@ import yaml
 
 from dropmill import config, settings
 from dropmill.examine import examine
+from dropmill.processors import image
 from dropmill.validation import validate
 
 PROJECT = Path(__file__).parent.parent
@@ -238,3 +239,7 @@ def test_examine_says_who_may_not_read_or_write(tmp_path: Path) -> None:
 def test_the_keys_of_the_schema_keep_the_order_of_the_file() -> None:
     kept = json.loads(settings.json_schema_text())
     assert list(kept["properties"]) == list(settings.Config.model_fields)
+
+
+def test_every_image_suffix_is_one_that_a_copy_can_be_made_of() -> None:
+    assert set(settings.DEFAULT_IMAGES) == set(image.SUFFIXES)

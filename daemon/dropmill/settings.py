@@ -33,11 +33,10 @@ from . import values
 from .exclude import Excludes
 
 DEFAULT_EXCLUDE = ("*.part", "*.crdownload", "*.tmp", ".*", "~*")
-# What Pillow reads and also writes in gray: QOI takes no gray, ICO and ICNS are resized by it.
+# All that a gray copy can be made of; the image processor has the same list.
 # fmt: off
 DEFAULT_IMAGES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".tif", ".tiff", ".webp", ".gif", ".bmp",
-    ".dib", ".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pnm", ".tga",
 )
 # fmt: on
 SECTIONS = ("text", "images", "limits", "log")  # may stand empty in the file
@@ -62,6 +61,14 @@ def _auto_or_list(written: object) -> object:
         return written
     shown = values.show(written)
     raise ValueError(f"auto or a list (such as [.txt, .log]) was expected, not {shown}")
+
+
+def _image(suffix: str) -> str:
+    if suffix not in DEFAULT_IMAGES:
+        raise ValueError(
+            f'no gray copy can be made of "{suffix}" files (but of {", ".join(DEFAULT_IMAGES)})'
+        )
+    return suffix
 
 
 def _once_each(items: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -113,7 +120,13 @@ Suffix = Annotated[
     AfterValidator(values.suffix),
     WithJsonSchema({"type": "string", "pattern": values.SUFFIX_PATTERN}),
 ]
-Suffixes = Annotated[tuple[Suffix, ...], AfterValidator(_once_each)]
+ImageSuffix = Annotated[
+    str,
+    AfterValidator(values.suffix),
+    AfterValidator(_image),
+    WithJsonSchema({"enum": [*DEFAULT_IMAGES]}),
+]
+Suffixes = Annotated[tuple[ImageSuffix, ...], AfterValidator(_once_each)]
 SuffixesOrAuto = Annotated[
     tuple[Suffix, ...] | None,
     BeforeValidator(_auto_or_list),

@@ -1,0 +1,125 @@
+"""JPEG: only its luma is decoded, and coded again with the very table it came with.
+
+`Image.draft` has libjpeg skip the chroma, and the same quantisation gives (within rounding) the
+coefficients that the source has: 72 dB against the lossless `jpegtran -grayscale`. What goes with
+the picture (EXIF, XMP, IPTC, comments) is copied as bytes, so that even broken EXIF survives.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+from typing import BinaryIO
+
+from PIL.JpegImagePlugin import JpegImageFile
+
+from dropmill.errors import FileFault
+
+from .image_gray import gray_profile, is_visible, to_gray
+from .image_parts import Copied, WholeWrites, check_size, copy_bytes
+
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+_ALONE = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}  # no length follows
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what ends a scan: no stuffing, no restart
+_WINDOW = 1 << 16
+_SEGMENT_MAX = 65519  # of a profile; one segment holds 65,533 bytes
+# libjpeg writes APP0 anew. The rest is untrue of the copy: JUMBF (signatures, residuals) and
+# Adobe's colour transform; in APP2 the profile and the index of further pictures.
+_DROPPED = ("APP0", "APP11", "APP14")
+_DROPPED_APP2 = (b"ICC_PROFILE\0", b"MPF\0")
+_DENSITY_AT = 13  # in a file that begins with SOI and JFIF's APP0
+
+
+def copy(source: BinaryIO, target: WholeWrites, pixels: int) -> Copied:
+    """Writes the gray copy; of a source that is gray already, and whole, the very bytes."""
+    image = JpegImageFile(source)
+    check_size([image.size], pixels)
+    _check_end(source)
+    profile = image.info.get("icc_profile")
+    if image.layers == 1:
+        image.load()
+        copy_bytes(source, target)
+        return Copied(*image.size)
+    table = image.quantization[image.layer[0][3]]
+    segments = _segments(image.applist)
+    density = image.info.get("jfif_unit"), image.info.get("jfif_density")
+    # CMYK has no luma, and under a profile of its own the luma is not the gray.
+    if image.layers == 3 and not is_visible(profile):
+        if "progressive" in image.info and _has_luma(image):
+            image = JpegImageFile(io.BytesIO(_without_chroma(source, image.layer[0][0])))
+        image.draft("L", image.size)
+    image.load()
+    gray = to_gray(image, profile, alpha=False)
+    gray.info = {}
+    # Progressive costs 8 times the coding and saves 7 % of the bytes, `optimize` 4 and 4 %.
+    segments += _profile_segment(gray_profile(profile))
+    gray.save(target.as_file(), "JPEG", qtables=[table], extra=segments)
+    if density[0] is not None and density[1]:
+        target.seek(_DENSITY_AT)
+        target.write(struct.pack(">BHH", density[0], *density[1]))
+    return Copied(*image.size)
+
+
+def _has_luma(image: JpegImageFile) -> bool:
+    """Whether the first component is luma, not red: libjpeg's rule (jdapimin.c) or stricter."""
+    numbers = bytes(layer[0] for layer in image.layer)
+    return numbers != b"RGB" and image.info.get("adobe_transform") != 0
+
+
+def _without_chroma(source: BinaryIO, luma: int) -> bytes:
+    """A progressive file without the scans that hold no luma, the component of that number.
+
+    libjpeg would decode them before it drops them, which is half of its time. What does not look
+    as expected is left for libjpeg to judge.
+    """
+    source.seek(0)
+    data = source.read()
+    kept, at = [data[:2]], 2
+    while (marker := data[at : at + 2]) != _END:
+        if len(marker) < 2 or marker[0] != 0xFF or marker[1] in _ALONE:
+            return data
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        has_luma = True
+        if marker == _SCAN:
+            following = _MARKER.search(data, end)
+            if following is None:
+                return data
+            end = following.start()
+            has_luma = luma in data[at + 5 : at + 5 + 2 * data[at + 4] : 2]
+        if has_luma:
+            kept.append(data[at:end])
+        at = end
+    return b"".join((*kept, _END))
+
+
+def _check_end(source: BinaryIO) -> None:
+    """Looks for the end marker: a tail of zeros (a broken transfer) decodes as gray areas."""
+    after = source.tell()
+    source.seek(0, os.SEEK_END)
+    end = source.tell()
+    while end > after:
+        start = max(after, end - _WINDOW)
+        source.seek(start)
+        if _END in source.read(end - start):
+            return
+        end = start + 1 if start > after else after
+    raise FileFault("truncated: it ends in the middle of the image")
+
+
+def _segments(segments: list[tuple[str, bytes]]) -> bytes:
+    kept = b""
+    for name, data in segments:
+        if name in _DROPPED or (name == "APP2" and data.startswith(_DROPPED_APP2)):
+            continue
+        marker = 0xFE if name == "COM" else 0xE0 + int(name[3:])
+        kept += struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+    return kept
+
+
+def _profile_segment(profile: bytes | None) -> bytes:
+    if not profile:
+        return b""
+    data = b"ICC_PROFILE\0\x01\x01" + profile[:_SEGMENT_MAX]
+    return struct.pack(">BBH", 0xFF, 0xE2, len(data) + 2) + data
