@@ -263,8 +263,8 @@ class Mill:
         """What each worker does now, for `status`."""
         found = []
         for pid, slot, job in self._pool.doing():
-            doing = shown(os.path.join(job.root, job.path)) if job else None
-            since = time.time() - (time.monotonic() - slot.since) if job else None
+            doing = os.fsdecode(os.path.join(job.root, job.path)) if job else None
+            since = time.time_ns() - int((time.monotonic() - slot.since) * 1e9) if job else None
             found.append({"pid": pid, "doing": doing, "since": since})
         return found
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import __version__
 from .control import Request
@@ -14,20 +15,18 @@ from .log import rfc3339, shown
 from .mill import Mill
 from .watch import RootStatus
 
-if TYPE_CHECKING:
-    from .supervisor import Supervisor
-
 Step = Callable[[], bool]  # True when the request is answered
 
 
 class Requests:
     """Requests that are not answered yet."""
 
-    def __init__(self, supervisor: Supervisor, mill: Mill, cookies: bytes) -> None:
-        self._supervisor = supervisor
+    def __init__(self, mill: Mill, cookies: bytes, refused: Callable[[], str | None]) -> None:
+        """`refused` says why the configuration as it is saved is not in force."""
+        self._refused = refused
         self._mill = mill
         self._cookies = cookies
-        self._open: list[Step] = []
+        self._open: list[tuple[Request, Step]] = []
 
     def begin(self, request: Request) -> None:
         """Answers at once where it can be, else keeps the request for `go_on`."""
@@ -37,10 +36,16 @@ class Requests:
             return
         step = handler(request)
         if step is not None and not step():
-            self._open.append(step)
+            self._open.append((request, step))
 
     def go_on(self) -> None:
-        self._open = [step for step in self._open if not step()]
+        self._open = [(request, step) for request, step in self._open if not step()]
+
+    def refuse_all(self, why: str) -> None:
+        """What is open is not going to be answered by this mill."""
+        for request, _ in self._open:
+            _refuse(request, why)
+        self._open.clear()
 
     # ---- at once -----------------------------------------------------------------------------
 
@@ -67,9 +72,10 @@ class Requests:
 
     def _problems(self) -> list[dict[str, str]]:
         problems = []
-        if self._supervisor.refused:
+        refused = self._refused()
+        if refused is not None:
             problems.append({
-                "what": f"the configuration as saved is not in force: {self._supervisor.refused}",
+                "what": f"the configuration as saved is not in force: {refused}",
                 "mend": "correct the file and save it",
             })  # fmt: skip
         reason = self._mill.pauses.reason()
@@ -138,7 +144,8 @@ class Requests:
             reason = self._mill.pauses.reason()
             if reason:
                 _refuse(request, f"not everything is taken in: {reason}")
-                os.unlink(path)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
                 return True
             if state["echoed_at"] is None:
                 if cookie not in self._mill.echoes:
@@ -166,7 +173,7 @@ _COMMANDS = ("status", "pause", "resume", "retry", "scan", "sync")
 
 def _root_json(root: RootStatus) -> dict[str, Any]:
     return {
-        "path": shown(root.path),
+        "path": os.fsdecode(root.path),
         "state": root.state,
         "directories": root.directories,
         "reason": root.reason,

@@ -24,7 +24,7 @@ from .log import shown
 from .mill import Mill
 from .requests import Requests
 from .settings import Config
-from .slots import Phase, Slots
+from .slots import Phase, Slot, Slots
 from .store.ledger import Ledger
 from .store.schema import FILE_NAME, move_aside_if_broken
 from .tally import Tally
@@ -59,9 +59,10 @@ class Supervisor:
         for end in (self._waker, self._woken):
             end.setblocking(False)
         self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
-        self._ticked = 0.0
+        self._ticked = self._shown = 0.0
+        self._total = 0
         self._stamp = _stamp(config_path)
-        self.refused: str | None = None  # why the configuration as it stands is not in force
+        self._refused: str | None = None  # why the configuration as it stands is not in force
 
     # ---- the main loop -----------------------------------------------------------------------
 
@@ -97,8 +98,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if self._progress is not None:
-            self._show_progress()
+        self._show_progress()
         if self._once and self._mill.is_finished():
             self._should_exit = True
         if now - self._ticked >= TICK:
@@ -109,10 +109,14 @@ class Supervisor:
     def _show_progress(self) -> None:
         if self._progress is not None and time.monotonic() - self._shown >= 0.1:
             self._shown = time.monotonic()
-            done = self._mill.tally.finished
-            self._progress(done, done + self._mill.left_to_do(), "")
+            self._report_progress()
 
-    _shown = 0.0
+    def _report_progress(self) -> None:
+        if self._progress is not None:
+            done = self._tally.finished
+            # What is being looked for is not counted yet: the total only ever grows.
+            self._total = max(self._total, done + self._mill.left_to_do())
+            self._progress(done, self._total, "taking in")
 
     # ---- signals and requests ----------------------------------------------------------------
 
@@ -155,12 +159,13 @@ class Supervisor:
             if config.state != self._config.state:
                 raise UsageError(f"{self._config_path}: state: takes a restart to change")
         except DropmillError as error:
-            self.refused = str(error)
+            self._refused = str(error)
             logger.error("the configuration is not in force:\n%s", error)
             return
-        self.refused = None
+        self._refused = None
         if config == self._config:
             return
+        self._requests.refuse_all("the configuration was changed meanwhile: ask again")
         self._mill.stop(FINISH)
         self._config = config
         self._begin()
@@ -187,7 +192,7 @@ class Supervisor:
 
     def _begin(self) -> None:
         self._mill = Mill(self._config, self._cookies, self._wake, self._tally)
-        self._requests = Requests(self, self._mill, self._cookies)
+        self._requests = Requests(self._mill, self._cookies, lambda: self._refused)
         self._mill.start()
 
     def _stop(self) -> None:
@@ -196,9 +201,7 @@ class Supervisor:
         self._server.close()
         if self._once:
             self._exit_code = self._verdict()
-            if self._progress is not None:
-                done = self._tally.finished
-                self._progress(done, done + self._mill.left_to_do(), "")
+            self._report_progress()
         self._mill.stop(FINISH)
         os.close(self._lock)
 
@@ -245,13 +248,22 @@ def _wait_for_old_workers(state_folder: bytes) -> None:
                 return
             except BlockingIOError:
                 if time.monotonic() > deadline:
+                    pids = " ".join(str(slot.pid) for _, slot in _left_slots(state_folder))
                     raise DropmillError(
                         f"{os.fsdecode(state_folder)}: workers of an earlier dropmill are still"
-                        " alive: end them (`pkill -KILL -f dropmill`), then start again"
+                        f" alive: end them (`kill -KILL {pids}`), then start again"
                     ) from None
                 time.sleep(0.02)
     finally:
         os.close(descriptor)
+
+
+def _left_slots(state_folder: bytes) -> list[tuple[int, Slot]]:
+    slots = Slots(state_folder)
+    try:
+        return slots.in_hand()
+    finally:
+        slots.close()
 
 
 def _repair(state_folder: bytes, workers: int) -> None:

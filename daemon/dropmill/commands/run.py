@@ -1,0 +1,77 @@
+"""`dropmill run`: the service in the foreground, or once over all that is there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .. import config, log
+from ..errors import DropmillError
+from ..job import State
+from ..store.reading import OUTCOMES, Reader, Which
+from .printing import amount, duration, has_colour, printable, shown
+
+_NAMED = 10
+
+Progress = Callable[[int, int, str], None]
+
+
+def run(config_path: Path, *, once: bool) -> int:
+    """Runs it; gives its exit code. Raises UsageError for a wrong configuration."""
+    loaded = config.load(config_path)
+    began = time.monotonic()
+    # The bar takes stderr over, so that log lines appear above it: the log is set up within.
+    with _bar() if once and has_colour(sys.stderr) else contextlib.nullcontext() as progress:
+        log.configure(loaded.log.level, loaded.log.format)
+        from ..supervisor import Supervisor
+
+        code = int(Supervisor(config_path, loaded, once=once, progress=progress).run())
+    if once:
+        _sum_up(os.fsencode(loaded.state), time.monotonic() - began)
+    return code
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress]:
+    """A progress bar on stderr, drawn when it is told of progress."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.fields[what]}", markup=False),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    console = Console(stderr=True, highlight=False)
+    with bars.Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
+        task = bar.add_task("", total=None, what="looking")
+
+        def show(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total or None, what=printable(what))
+            bar.refresh()
+
+        yield show
+
+
+def _sum_up(state_folder: bytes, seconds: float) -> None:
+    """One line of what there is now, and the first of the files in quarantine, on stderr."""
+    try:
+        with Reader(state_folder) as reader:
+            counts = reader.counts()
+            found = (state for state in (*OUTCOMES, State.QUEUED) if counts[state])
+            by_state = ", ".join(f"{counts[state]:,} {state.label}" for state in found)
+            print(f"{by_state or 'no files'} in {duration(seconds)}", file=sys.stderr)
+            quarantined = Which((State.QUARANTINED,))
+            for result in reader.newest(_NAMED, quarantined):
+                reason = printable(result.reason or "no reason is known")
+                print(f"  {shown(result.path)}: {reason}", file=sys.stderr)
+    except DropmillError:
+        return  # it stopped before there was anything to read
+    if counts[State.QUARANTINED] > _NAMED:
+        more = amount(counts[State.QUARANTINED] - _NAMED, "more", "more")
+        print(f"  and {more}: dropmill results --state quarantined", file=sys.stderr)
