@@ -207,11 +207,12 @@ class Pool:
         """Everything that happened since the last call."""
         events: list[Event] = []
         for worker in list(self._workers):
+            if worker not in self._workers:
+                continue  # its generation was retired just now
             events += self._reports(worker)
             if not worker.process.is_alive():
                 events += self._reports(worker)
-                if worker in self._workers:
-                    events += self._died(worker)
+                events += self._died(worker)
         return events
 
     def _reports(self, worker: _Worker) -> list[Event]:
