@@ -1,0 +1,320 @@
+"""Scan: walk a root folder by folder and hand each folder's listing to `compare`.
+
+A missing root is not a mass delete, nor is a disk that is not mounted below it. So every root and
+every mount point below it has an identity, (device, inode). Where another one stands there than
+was known, its listings are called incomplete until one of its files is known to `compare`; then
+the new identity is adopted and that tree is walked once more. Descriptors lead from folder to
+folder, so nothing outside the root is ever listed, whoever swaps a folder for a link meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+Identity = tuple[int, int]  # device, inode
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FOLDER_BENEATH = _FOLDER | os.O_NOFOLLOW
+_NOT_A_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+_PORTION = 5_000  # files a listing: a stat result takes about 1 kB
+_MOST_WAITING = 1_000  # folders; beyond, one scan of the whole root is cheaper
+
+
+@dataclass(frozen=True, eq=False)
+class WatchedRoot:
+    """One watched folder, as the configuration gives it."""
+
+    path: bytes  # absolute; may be a symbolic link
+    recursive: bool
+    # (path relative to the root, is it a folder) → is it left out, by its own name: the folders
+    # above were asked about before. Asked in several threads.
+    excludes: Callable[[bytes, bool], bool]
+    observer: str = "auto"  # auto, native or polling
+    poll_every: float = 10.0
+    known: Identity | None = None  # who it was when its files were taken in, if that is known
+
+
+class Listing(NamedTuple):
+    """What one folder holds: all of it, or a portion of a very large one."""
+
+    root: bytes
+    folder: bytes  # absolute, below `root` as configured
+    files: list[tuple[bytes, os.stat_result]]  # name, lstat; regular files not left out
+    subfolders: list[bytes] | None  # names, those that are offline too; None: said before
+    complete: bool  # False: what is not listed may exist nevertheless
+    after: bytes | None  # the portion holds all names > `after`,
+    upto: bytes | None  # and <= `upto`; None: no such bound
+
+
+# Gives whether any of the listed files was known before. Called in the root's thread; it may raise.
+Compare = Callable[[Listing], bool]
+
+
+def below(folder: bytes, name: bytes) -> bytes:
+    """The relative path of `name` in `folder`, itself relative (empty: the root)."""
+    return folder + b"/" + name if folder else name
+
+
+class _Tree:
+    """The root or a mount point below it, while it is walked."""
+
+    def __init__(self, relative: bytes, identity: Identity, trusted: bool) -> None:
+        self.relative = relative
+        self.identity = identity
+        self.trusted = trusted
+        self.holds_known = False
+
+
+class _Level(NamedTuple):
+    descriptor: int
+    relative: bytes
+    device: int
+    tree: _Tree
+    subfolders: list[bytes]
+
+
+class Walk:
+    """One walk of a root or of a folder below it. Never follows a symbolic link."""
+
+    def __init__(
+        self,
+        root: WatchedRoot,
+        identities: dict[bytes, Identity],
+        compare: Compare,
+        carry_on: Callable[[], bool],
+    ) -> None:
+        """`identities`: relative path → who the root and its mount points are; kept up to date.
+        `carry_on` is asked at every folder."""
+        self._root = root
+        self._identities = identities
+        self._compare = compare
+        self._carry_on = carry_on
+        self._trees: list[_Tree] = []
+        self.complete = True
+        self.vanished = False
+        self.unreadable: list[bytes] = []
+        self.offline: dict[bytes, int] = {}  # relative → the device that is there instead
+        self.mounts: list[bytes] = []  # relative
+        self.folders = 0
+        self.files = 0
+
+    def run(self, folder: bytes) -> None:
+        """Walks all below `folder` (relative). What it finds out adds up in the attributes."""
+        self._walk(folder)
+        for tree in [tree for tree in self._trees if not tree.trusted]:
+            if tree.holds_known:
+                log.info(
+                    "another folder is at %r, and it holds known files: adopted",
+                    self.absolute(tree.relative),
+                )
+                self._identities[tree.relative] = tree.identity
+                self._walk(tree.relative)
+            elif tree.relative in self._identities:
+                self._is_offline(tree.relative, tree.identity[0])
+
+    def _walk(self, folder: bytes) -> None:
+        levels: list[_Level] = []
+        self._trees = []
+        try:
+            self._go(folder, levels)
+        finally:
+            for level in levels:
+                os.close(level.descriptor)
+
+    def absolute(self, relative: bytes) -> bytes:
+        return self._root.path + b"/" + relative if relative else self._root.path
+
+    def _go(self, folder: bytes, levels: list[_Level]) -> None:
+        top = self._open_root()
+        if top is None:
+            return
+        levels.append(top)
+        for name in folder.split(b"/") if folder else ():
+            deeper = self._open(levels[-1], name)
+            if deeper is None:
+                self.vanished = not (self.unreadable or self.offline)
+                return
+            levels.append(deeper)
+        top_level = len(levels)
+        self._list(levels[-1])
+        while len(levels) >= top_level:
+            level = levels[-1]
+            if not level.subfolders:
+                os.close(levels.pop().descriptor)
+                continue
+            found = self._open(level, level.subfolders.pop())
+            if found is not None:
+                levels.append(found)
+                self._list(found)
+            if not self._carry_on():
+                self.complete = False
+                return
+
+    def _open_root(self) -> _Level | None:
+        try:
+            descriptor = os.open(self._root.path, _FOLDER)
+        except OSError as error:
+            if error.errno in _NOT_A_FOLDER:
+                self._is_offline(b"")
+            else:
+                self._is_unreadable(b"", error)
+            return None
+        status = os.fstat(descriptor)
+        known = self._identities.setdefault(b"", (status.st_dev, status.st_ino))
+        return self._level(descriptor, b"", status, self._plant(b"", status, known))
+
+    def _open(self, parent: _Level, name: bytes) -> _Level | None:
+        relative = below(parent.relative, name)
+        try:
+            descriptor = os.open(name, _FOLDER_BENEATH, dir_fd=parent.descriptor)
+        except OSError as error:
+            if error.errno not in _NOT_A_FOLDER:
+                self._is_unreadable(relative, error)
+            elif relative in self._identities:
+                self._is_offline(relative)
+            return None
+        status = os.fstat(descriptor)
+        tree = parent.tree
+        if status.st_dev != parent.device:
+            known = self._identities.get(relative)
+            self.mounts.append(relative)
+            tree = self._plant(relative, status, known)
+        elif relative in self._identities:
+            # The bare mount point: what was mounted here is away.
+            os.close(descriptor)
+            self._is_offline(relative, status.st_dev)
+            return None
+        return self._level(descriptor, relative, status, tree)
+
+    @staticmethod
+    def _level(descriptor: int, relative: bytes, status: os.stat_result, tree: _Tree) -> _Level:
+        return _Level(descriptor, relative, status.st_dev, tree, [])
+
+    def _plant(self, relative: bytes, status: os.stat_result, known: Identity | None) -> _Tree:
+        identity = (status.st_dev, status.st_ino)
+        tree = _Tree(relative, identity, trusted=identity == known)
+        self._trees.append(tree)
+        return tree
+
+    def _list(self, level: _Level) -> None:
+        """Compares one folder, and leaves its subfolders in `level`."""
+        names: list[bytes] = []
+        try:
+            self._read(level, names)
+        except OSError as error:
+            level.subfolders.clear()
+            self._is_unreadable(level.relative, error)
+            return
+        self.folders += 1
+        self._compare_all(level, names)
+
+    def _read(self, level: _Level, names: list[bytes]) -> None:
+        excludes, recursive = self._root.excludes, self._root.recursive
+        prefix = level.relative + b"/" if level.relative else b""
+        with os.scandir(level.descriptor) as entries:
+            for entry in entries:
+                try:
+                    if entry.is_dir(follow_symlinks=False):
+                        name = os.fsencode(entry.name)
+                        if recursive and not excludes(prefix + name, True):
+                            level.subfolders.append(name)
+                    elif entry.is_file(follow_symlinks=False):
+                        name = os.fsencode(entry.name)
+                        if not excludes(prefix + name, False):
+                            names.append(name)
+                except FileNotFoundError:
+                    continue
+
+    def _compare_all(self, level: _Level, names: list[bytes]) -> None:
+        subfolders: list[bytes] | None = level.subfolders + self._absent_mounts(level)
+        if len(names) > _PORTION:
+            names.sort()
+        after: bytes | None = None
+        for start in range(0, max(len(names), 1), _PORTION):
+            end = start + _PORTION
+            upto = None if end >= len(names) else names[end - 1]
+            files, complete = self._look_at(level, names[start:end])
+            self._compare_one(
+                level,
+                Listing(
+                    self._root.path,
+                    self.absolute(level.relative),
+                    files,
+                    subfolders,
+                    complete and level.tree.trusted,
+                    after,
+                    upto,
+                ),
+            )
+            after, subfolders = upto, None
+            self.files += len(files)
+
+    def _look_at(
+        self, level: _Level, names: list[bytes]
+    ) -> tuple[list[tuple[bytes, os.stat_result]], bool]:
+        # Not with DirEntry.stat: an entry keeps its result, which for half a million files in
+        # one folder comes to 400 MB.
+        look, folder = os.stat, level.descriptor
+        files = []
+        complete = True
+        for name in names:
+            try:
+                files.append((name, look(name, dir_fd=folder, follow_symlinks=False)))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                complete = self.complete = False
+                log.warning(
+                    "cannot look at %r: %s", self.absolute(below(level.relative, name)), error
+                )
+        return files, complete
+
+    def _compare_one(self, level: _Level, listing: Listing) -> None:
+        try:
+            if self._compare(listing):
+                level.tree.holds_known = True
+        except Exception:
+            self.complete = False
+            log.exception("comparing %r failed; it is scanned again later", listing.folder)
+
+    def _absent_mounts(self, level: _Level) -> list[bytes]:
+        absent = []
+        for relative in self._identities:
+            parent, _, name = relative.rpartition(b"/")
+            if name and parent == level.relative and name not in level.subfolders:
+                self._is_offline(relative)
+                absent.append(name)
+        return absent
+
+    def _is_offline(self, relative: bytes, device: int = -1) -> None:
+        self.complete = False
+        self.offline[relative] = device
+
+    def _is_unreadable(self, relative: bytes, error: OSError) -> None:
+        if error.errno in _NOT_A_FOLDER:
+            return
+        self.complete = False
+        self.unreadable.append(self.absolute(relative))
+        log.debug("cannot read %r: %s", self.absolute(relative), error)
+
+
+def count_folders(top: bytes, root: WatchedRoot, at_most: int) -> int:
+    """How many folders would be watched, counted no further than just above `at_most`."""
+    count, waiting = 1, [(top, b"")]
+    while waiting and root.recursive and count <= at_most:
+        path, relative = waiting.pop()
+        with contextlib.suppress(OSError), os.scandir(path) as entries:
+            for entry in entries:
+                inside = below(relative, entry.name)
+                if entry.is_dir(follow_symlinks=False) and not root.excludes(inside, True):
+                    count += 1
+                    waiting.append((entry.path, inside))
+    return count
