@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -21,7 +21,7 @@ from . import staging, watch
 from .errors import MachineFault
 from .feeder import Feeder
 from .intake import Intake, Rules
-from .job import Job, Report, State, Verdict
+from .job import Job, Kind, Report, State, Verdict
 from .log import shown
 from .pauses import Pauses
 from .pool import Finished, Killed, Pool, Returned, Trouble
@@ -50,14 +50,14 @@ class Mill:
         self._config = config
         self.tally = tally
         self._state_folder = os.fsencode(config.state)
-        output = os.fsencode(config.images.output)
-        staging.empty(output)
+        self._output = os.fsencode(config.images.output)
+        staging.empty(self._output)
         self._rules = Rules(config)
         self._pool = Pool(_worker_settings(config), config.limits.timeout)
         self.ledger = Ledger(self._state_folder, self._pool.lock)
         self.intake = Intake(self._state_folder, self._rules, self.ledger, wake)
         self._feeder = Feeder(self.ledger, self._pool, self._rules.of)
-        self.pauses = Pauses([self._state_folder, output], config.limits.free)
+        self.pauses = Pauses([self._state_folder, self._output], config.limits.free)
         self.watch = watch.Watch(
             [_watched(root, self.ledger) for root in config.watch],
             self.intake.compare,
@@ -176,6 +176,7 @@ class Mill:
                 for job, report in reports:
                     self._report(job, report)
             case Returned(jobs=jobs):
+                self._forget_staged(jobs)
                 self._feeder.returned(jobs)
             case Killed(job=job, reason=reason, charged=charged):
                 self._killed(job, reason, charged)
@@ -218,9 +219,15 @@ class Mill:
             self.ledger.let_go([job.file])
             self.intake.look_again(path)
 
+    def _forget_staged(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if job.kind is Kind.IMAGE:
+                staging.forget(self._output, job.take)
+
     def _killed(self, job: Job, reason: str, charged: bool) -> None:
         name = shown(os.path.join(job.root, job.path))
         self._feeder.drop(job.file)
+        self._forget_staged([job])
         if not charged:
             spared = self.ledger.spare(job.file)
             charged = spared > SPARED

@@ -34,7 +34,7 @@ class Staging:
 
     def new(self, take: int) -> BinaryIO:
         """An empty file for a take's copy. Raises MachineFault where none can be made."""
-        path = os.path.join(self._folder, b"%016x" % take)
+        path = _place(self._folder, take)
         try:
             os.makedirs(self._folder, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -105,12 +105,22 @@ class Staging:
         self._kept.clear()
 
 
+def forget(output: bytes, take: int) -> None:
+    """Removes the copy that a dead worker was making of a take, if there is one."""
+    with contextlib.suppress(OSError):
+        os.unlink(_place(os.path.join(output, FOLDER), take))
+
+
 def empty(output: bytes) -> None:
     """Removes what a daemon that died left in the staging folder; no worker may be alive."""
     folder = os.path.join(output, FOLDER)
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             os.unlink(os.path.join(folder, name))
+
+
+def _place(folder: bytes, take: int) -> bytes:
+    return os.path.join(folder, b"%016x" % take)
 
 
 def _make_folders(folder: bytes) -> set[bytes]:
