@@ -62,9 +62,9 @@ def lines_by_rg(path: Path, word: str) -> set[int]:
 
 
 def lines_by_dropmill(configuration: Path, path: Path, word: str) -> set[int]:
+    options = ["--config", str(configuration), "-m", "0", "--json"]
     found = subprocess.run(
-        [*COMMAND, "search", "--config", str(configuration)]
-        + ["-m", "0", "--json", "--under", str(path), "--", word],
+        [*COMMAND, "search", *options, "--under", str(path), "--", word],
         capture_output=True,
         env=environment(),
         check=False,

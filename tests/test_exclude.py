@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropmill.exclude import Excludes
-from dropmill.settings import DEFAULT_EXCLUDE
+from dropmill.config.exclude import Excludes
+from dropmill.config.settings import DEFAULT_EXCLUDE
 
 # patterns, path, whether it is a folder, the pattern that leaves it out
 CASES: list[tuple[list[str], str, bool, str | None]] = [

@@ -9,9 +9,113 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "daemon" / "dropmill"
 
-# Module → the modules of ours that it may import. `TYPE_CHECKING` imports count too: knowing a
-# type is knowing the module. The composition root and the commands may import anything.
-ALLOWED: dict[str, set[str]] = {}
+# The composition root and the commands may import anything.
+FREE = ("__main__", "cli", "commands", "mill", "supervisor")
+
+# Module → the modules of ours that it may import, lazily or not. `TYPE_CHECKING` imports count
+# too: knowing a type is knowing the module.
+ALLOWED: dict[str, set[str]] = {
+    "__init__": set(),
+    "asking": {"errors"},
+    "config": {
+        "config.document",
+        "config.settings",
+        "config.validation",
+        "config.values",
+        "errors",
+    },
+    "config.consistency": {"config.settings", "config.values"},
+    "config.document": set(),
+    "config.examine": {"config.settings"},
+    "config.exclude": {"config.values"},
+    "config.settings": {"config.exclude", "config.values"},
+    "config.validation": {"config.consistency", "config.settings", "config.values"},
+    "config.values": set(),
+    "control": {"asking"},
+    "copies": set(),
+    "errors": set(),
+    "feeder": {"job", "pool", "processors.text", "store.ledger"},
+    "index": {"store.schema"},
+    "index.reading": {"errors", "index"},
+    "intake": {
+        "config.settings",
+        "job",
+        "processors.text",
+        "settle",
+        "source",
+        "store.ledger",
+        "store.schema",
+        "watch.scan",
+    },
+    "job": set(),
+    "log": set(),
+    "pauses": set(),
+    "pool": {"errors", "job", "slots", "worker"},
+    "processors": {"index", "job", "processors.image", "processors.text", "processors.watchlist"},
+    "processors.encoding": {"errors"},
+    "processors.image": {
+        "errors",
+        "processors.image.bmp",
+        "processors.image.gif",
+        "processors.image.jpeg",
+        "processors.image.parts",
+        "processors.image.png",
+        "processors.image.tiff",
+        "processors.image.webp",
+    },
+    "processors.image.bmp": {"processors.image.gray", "processors.image.parts"},
+    "processors.image.gif": {"errors", "processors.image.parts"},
+    "processors.image.gray": set(),
+    "processors.image.jpeg": {"errors", "processors.image.gray", "processors.image.parts"},
+    "processors.image.parts": {"errors"},
+    "processors.image.png": {"errors", "processors.image.gray", "processors.image.parts"},
+    "processors.image.tiff": {"errors", "processors.image.gray", "processors.image.parts"},
+    "processors.image.webp": {"errors", "processors.image.gray", "processors.image.parts"},
+    "processors.text": {"index", "job", "processors.encoding", "processors.watchlist"},
+    "processors.watchlist": {"index"},
+    "requests": {"control", "log", "mill", "watch"},
+    "search": {
+        "errors",
+        "index.reading",
+        "search.selection",
+        "search.excerpts",
+        "search.pin",
+        "store.lookup",
+    },
+    "search.selection": {"index", "index.reading", "search.pin", "store.lookup"},
+    "search.excerpts": {"index", "search.pin", "source", "store.lookup"},
+    "search.output": {"search.excerpts"},
+    "search.pin": {"errors", "index"},
+    "settle": {"job"},
+    "slots": set(),
+    "source": {"job"},
+    "staging": {"errors"},
+    "store": set(),
+    "store.completion": {"job", "store.schema"},
+    "store.ledger": {"job", "store.schema"},
+    "store.lookup": {"errors", "store.schema"},
+    "store.reading": {"errors", "job", "store.schema"},
+    "store.schema": {"errors"},
+    "tally": {"job", "log"},
+    "watch": {"watch.keeper", "watch.observers", "watch.roots", "watch.scan"},
+    "watch.keeper": {"watch.observers", "watch.roots", "watch.scan"},
+    "watch.observers": {"watch.scan"},
+    "watch.roots": {"watch.scan"},
+    "watch.scan": set(),
+    "worker": {
+        "copies",
+        "errors",
+        "index",
+        "job",
+        "log",
+        "processors",
+        "processors.watchlist",
+        "slots",
+        "source",
+        "staging",
+        "store.completion",
+    },
+}
 
 
 def module_name(path: Path) -> str:
@@ -46,7 +150,11 @@ def sources() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", sources(), ids=module_name)
+def bound() -> list[Path]:
+    return [path for path in sources() if module_name(path).split(".")[0] not in FREE]
+
+
+@pytest.mark.parametrize("path", bound(), ids=module_name)
 def test_a_module_imports_only_what_the_table_lets_it(path: Path) -> None:
     name = module_name(path)
     assert name in ALLOWED, f"{name} is not in the table: say there what it may import"
@@ -55,7 +163,7 @@ def test_a_module_imports_only_what_the_table_lets_it(path: Path) -> None:
 
 
 def test_the_table_names_no_module_that_is_not_there() -> None:
-    assert set(ALLOWED) == {module_name(path) for path in sources()}
+    assert set(ALLOWED) == {module_name(path) for path in bound()}
 
 
 def test_nothing_imports_in_a_circle() -> None:

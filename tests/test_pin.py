@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dropmill.errors import UsageError
 from dropmill.index import TOKENIZER, tokenize
-from dropmill.pin import compile_term, matches, occurrences, parts
+from dropmill.search.pin import compile_term, matches, occurrences, parts
 
 # Letters with and without accents (composed and not), digits, scripts without case, Greek and
 # Cyrillic, ligatures, separators of all kinds, marks that stand alone, characters beyond 16 bits.

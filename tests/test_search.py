@@ -15,15 +15,14 @@ from typing import TypeVar
 
 import pytest
 
-from dropmill import candidates, excerpt
 from dropmill import search as search_module
 from dropmill.errors import DropmillError, UsageError
 from dropmill.index import Shard
-from dropmill.index_search import open_shards
+from dropmill.index.reading import open_shards
 from dropmill.job import Job, Kind, Lane, Outcome, Verdict
 from dropmill.processors import text as text_processor
 from dropmill.processors.watchlist import WatchList
-from dropmill.search import FileHits, Line, Query, search
+from dropmill.search import FileHits, Line, Query, excerpts, search, selection
 from dropmill.source import fingerprint
 from dropmill.store.completion import Completion
 from dropmill.store.ledger import Admission, Ledger
@@ -146,7 +145,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs a test with all words rare, and with all words too common to be ranked."""
     if request.param == "newest":
-        monkeypatch.setattr(candidates, "_RANKED", 0)
+        monkeypatch.setattr(selection, "_RANKED", 0)
     return str(request.param)
 
 
@@ -368,7 +367,7 @@ def test_no_more_files_are_read_than_asked_for_and_the_rest_is_counted(mill: Mil
 def test_very_common_words_give_the_newest_files_first(
     mill: Mill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "_RANKED", 10)
+    monkeypatch.setattr(selection, "_RANKED", 10)
     for number in range(40):
         mill.put(f"{number:02}.txt", "needle\n", shard=number % 2)
     result = search(mill.state, Query(("needle",)), at_most=3)
@@ -514,7 +513,7 @@ def test_an_admitted_change_is_not_taken_for_what_was_indexed(mill: Mill, either
 def test_a_large_source_that_changed_shows_what_its_blocks_still_hold(
     mill: Mill, small_blocks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(excerpt, "_WHOLE", 1_000)
+    monkeypatch.setattr(excerpts, "_WHOLE", 1_000)
     content = filler(50) + "needle one\n" + filler(50) + "needle two\n"
     mill.put("a.txt", content)
     mill.write("a.txt", content.replace("needle one", "xxxxxx one") + "grown\n")
@@ -565,7 +564,7 @@ def test_a_source_that_the_caller_may_not_read_is_its_path_alone() -> None:
 
 
 def test_nothing_heavy_is_imported_for_a_search() -> None:
-    code = "import sys, dropmill.search, dropmill.search_output; print(*sys.modules)"
+    code = "import sys, dropmill.search, dropmill.search.output; print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     loaded = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from dropmill.search import FileHits, Line
-from dropmill.search_output import more, write
+from dropmill.search.output import more, write
 
 RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 HITS = [

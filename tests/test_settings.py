@@ -12,13 +12,14 @@ import jsonschema
 import pytest
 import yaml
 
-from dropmill import config, settings
-from dropmill.examine import examine
+from dropmill import config
+from dropmill.config import settings
+from dropmill.config.examine import examine
+from dropmill.config.validation import validate
 from dropmill.processors import image
-from dropmill.validation import validate
 
 PROJECT = Path(__file__).parent.parent
-PACKAGE = Path(settings.__file__).parent
+PACKAGE = Path(settings.__file__).parent.parent
 
 
 def problems(data: dict[str, Any], folder: str = "/nonexistent") -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropmill import values
+from dropmill.config import values
 
 DURATIONS = [
     ("500ms", 0.5),

@@ -21,8 +21,7 @@ from pathlib import Path
 import pytest
 from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, Mask, WatchDescriptor
 
-from dropmill import keeper, observers, scan, watch
-from dropmill.roots import filesystem_of, makes_no_events
+from dropmill import watch
 from dropmill.watch import (
     Echo,
     FolderNoticed,
@@ -35,7 +34,11 @@ from dropmill.watch import (
     Suspicion,
     Watch,
     WatchedRoot,
+    keeper,
+    observers,
+    scan,
 )
+from dropmill.watch.roots import filesystem_of, makes_no_events
 
 from .polling import eventually
 

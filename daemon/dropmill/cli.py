@@ -270,7 +270,7 @@ def resume() -> int:
 @cli.command()
 def schema() -> int:
     """Print the JSON Schema of the configuration, for editors."""
-    from .settings import json_schema_text
+    from .config.settings import json_schema_text
 
     click.echo(json_schema_text(), nl=False)
     return 0

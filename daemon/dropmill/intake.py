@@ -16,14 +16,14 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .config.settings import Config, Root
 from .job import Fingerprint, Kind, Lane
 from .processors.text import RANGE
-from .scan import Listing
-from .settings import Config, Root
 from .settle import Gone, Look, Ready, Settle
 from .source import NotRegular, fingerprint, has_writer, look, opened
 from .store.ledger import Admission, FolderReader, Ledger
 from .store.schema import open_for_reading
+from .watch.scan import Listing
 
 logger = logging.getLogger("dropmill.intake")
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import staging, watch
+from .config.settings import Config
 from .errors import MachineFault
 from .feeder import Feeder
 from .intake import Intake, Rules
@@ -25,7 +26,6 @@ from .job import Job, Kind, Report, State, Verdict
 from .log import shown
 from .pauses import Pauses
 from .pool import Finished, Killed, Pool, Returned, Trouble
-from .settings import Config
 from .source import look
 from .store.completion import retry_time_ns
 from .store.ledger import Ledger

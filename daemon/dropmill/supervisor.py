@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from . import config as configuration
+from .config.settings import Config
 from .control import Request, Server, runtime_folder
 from .errors import DropmillError, UsageError
 from .index import Shard, identity, shard_numbers, shard_path
@@ -23,7 +24,6 @@ from .job import State
 from .log import shown
 from .mill import Mill
 from .requests import Requests
-from .settings import Config
 from .slots import Phase, Slot, Slots
 from .store.ledger import Ledger
 from .store.schema import FILE_NAME, move_aside_if_broken

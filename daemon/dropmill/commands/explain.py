@@ -15,7 +15,7 @@ from .printing import absolute, amount, local_time, printable, shown, size
 from .results import line_numbers
 
 if TYPE_CHECKING:
-    from ..settings import Config, Root
+    from ..config.settings import Config, Root
 
 _NEXT = {
     State.QUEUED: "it will be taken as soon as a worker is free (dropmill status)",

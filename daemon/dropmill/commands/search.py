@@ -127,7 +127,7 @@ def search(arguments: Arguments) -> int:
     if arguments["sync"]:
         _sync(state_folder)
     from .. import search as engine
-    from .. import search_output
+    from ..search import output as search_output
 
     under = arguments["under"]
     query = engine.Query(

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import config
+from ..config.examine import Finding, examine
 from ..errors import DropmillError
-from ..examine import Finding, examine
-from ..roots import filesystem_of, makes_no_events
+from ..watch.roots import filesystem_of, makes_no_events
 from .printing import duration, has_colour, printable
 
 if TYPE_CHECKING:
-    from ..settings import Root
+    from ..config.settings import Root
 
 
 def init(folder: str) -> int:

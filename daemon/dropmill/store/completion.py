@@ -311,6 +311,6 @@ class Completion:
 
 
 def retry_time_ns(attempts: int, now_ns: int) -> int:
-    """When to try again: 1 s after the first attempt, doubling up to 60 s, jittered by a quarter."""
+    """When to try again: 1 s after the first attempt, doubling up to 60 s, give or take 25 %."""
     seconds = min(60.0, 2.0 ** (attempts - 1)) * random.uniform(0.75, 1.25)
     return now_ns + int(seconds * 1e9)

@@ -223,9 +223,10 @@ def move_aside_if_broken(path: bytes) -> bytes | None:
         connection = apsw.Connection(os.fsdecode(path))
         try:
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-            for (name,) in connection.execute(
-                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name IN ('files', 'blocks')"
-            ).fetchall():
+            tables = connection.execute(
+                "SELECT name FROM sqlite_schema WHERE name IN ('files', 'takes', 'blocks')"
+            ).fetchall()
+            for (name,) in tables:
                 connection.execute(f"SELECT max(rowid), min(rowid) FROM {name}").fetchall()
         finally:
             connection.close()

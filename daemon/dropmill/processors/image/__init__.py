@@ -19,9 +19,8 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from dropmill.errors import FileFault
-
-from .image_parts import Copied, WholeWrites
+from ...errors import FileFault
+from .parts import Copied, WholeWrites
 
 __all__ = ["SUFFIXES", "Copied", "process"]
 
@@ -96,17 +95,17 @@ def _copier(kind: str) -> Callable[[BinaryIO, WholeWrites, int], Copied]:
     """The format's own function. Imported with its first file: codecs are slow to start."""
     match kind:
         case "JPEG":
-            from .image_jpeg import copy
+            from .jpeg import copy
         case "PNG":
-            from .image_png import copy
+            from .png import copy
         case "TIFF":
-            from .image_tiff import copy
+            from .tiff import copy
         case "WebP":
-            from .image_webp import copy
+            from .webp import copy
         case "GIF":
-            from .image_gif import copy
+            from .gif import copy
         case "BMP":
-            from .image_bmp import copy
+            from .bmp import copy
         case _:
             raise AssertionError(kind)
     return copy

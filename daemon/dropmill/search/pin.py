@@ -13,8 +13,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from .errors import UsageError
-from .index import tokenize
+from ..errors import UsageError
+from ..index import tokenize
 
 _SEPARATORS = frozenset(chr(c) for c in range(128) if not chr(c).isalnum() and chr(c) != "_")
 _GAP = r"[\0-/:-@\[-^`{-\x7f]+"  # the same as a pattern; in a folded text all others are ASCII

@@ -1,7 +1,7 @@
 """The configuration file: which one it is, and what is wrong with it, all at once.
 
 Light on purpose: `search` needs the state folder alone, and starts before YAML or pydantic would
-have been imported. What the keys mean stands in settings.py.
+have been imported. What the keys mean stands in `settings`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import UsageError
 from . import values
-from .errors import UsageError
 
 if TYPE_CHECKING:
     from .document import Document, Position, Where

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-from .excerpt import FileHits, Line
+from .excerpts import FileHits, Line
 
 # C0 but the tab, DEL, C1; what turns the reading direction; surrogates (bytes of a strange name)
 _UNSAFE = re.compile(

@@ -17,10 +17,9 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image, ImageChops
 from PIL.WebPImagePlugin import WebPImageFile
 
-from dropmill.errors import FileFault
-
-from .image_gray import is_visible, to_gray
-from .image_parts import Copied, WholeWrites, check_size, copy_bytes, read_whole
+from ...errors import FileFault
+from .gray import is_visible, to_gray
+from .parts import Copied, WholeWrites, check_size, copy_bytes, read_whole
 
 _HAS_ALPHA, _HAS_PROFILE = 0x10, 0x20  # flags of VP8X
 _CODED = (b"VP8 ", b"VP8L")

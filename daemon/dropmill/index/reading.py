@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
-import apsw  # noqa: TID251 - the reading side of index.py
+import apsw
 
-from .errors import DropmillError
-from .index import Block, ShardReader, shard_numbers, shard_path
+from ..errors import DropmillError
+from . import Block, ShardReader, shard_numbers, shard_path
 
 T = TypeVar("T")
 _LIST = "(SELECT value FROM json_each(?))"

@@ -18,10 +18,9 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngImageFile
 
-from dropmill.errors import FileFault
-
-from .image_gray import deep_gray, gray_profile, to_gray
-from .image_parts import Copied, WholeWrites, check_size, copy_bytes, read_whole
+from ...errors import FileFault
+from .gray import deep_gray, gray_profile, to_gray
+from .parts import Copied, WholeWrites, check_size, copy_bytes, read_whole
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY, _COLOUR, _GRAY_ALPHA, _COLOUR_ALPHA = 0, 2, 4, 6

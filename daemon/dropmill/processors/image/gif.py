@@ -12,9 +12,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from dropmill.errors import FileFault
-
-from .image_parts import Copied, WholeWrites, check_size, read_whole
+from ...errors import FileFault
+from .parts import Copied, WholeWrites, check_size, read_whole
 
 _HEADER_SIZE = 13
 _EXTENSION, _IMAGE, _TRAILER = b"\x21", b"\x2c", b"\x3b"

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from .index import Block
-from .index_search import Holders, ShardSearch, on_each
+from ..index import Block
+from ..index.reading import Holders, ShardSearch, on_each
+from ..store.lookup import Lookup
 from .pin import Term
-from .store.lookup import Lookup
 
 _RANKED = 20_000  # blocks; bm25 of so many takes as long as all the rest of a search
 _STEP = 256

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from .store.schema import configure, keep_wal, machine_faults, transaction
+from ..store.schema import configure, keep_wal, machine_faults, transaction
 
 TOKENIZER = ("unicode61", ["remove_diacritics", "2", "tokenchars", "_"])
 _TABLES = """

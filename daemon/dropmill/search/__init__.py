@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from .candidates import Asked, candidates
-from .errors import UsageError
-from .excerpt import Candidate, FileHits, Line, Wanted, excerpt, unchanged
-from .index_search import open_shards
+from ..errors import UsageError
+from ..index.reading import open_shards
+from ..store.lookup import Lookup
+from .excerpts import Candidate, FileHits, Line, Wanted, excerpt, unchanged
 from .pin import Term, compile_term
-from .store.lookup import Lookup
+from .selection import Asked, candidates
 
 __all__ = ["FileHits", "Line", "Query", "Result", "parse", "search"]
 

@@ -11,10 +11,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from .index import Block
+from ..index import Block
+from ..source import NotRegular, opened
+from ..store.lookup import LiveTake, Source
 from .pin import Occurrence, Term, occurrences, parts
-from .source import NotRegular, opened
-from .store.lookup import LiveTake, Source
 
 _WHOLE = 4 << 20  # a changed source up to this size is read whole: its blocks may have moved
 _BESIDE = 4096  # bytes after a block that were indexed with it, and before it in an endless line

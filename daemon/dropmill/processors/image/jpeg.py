@@ -15,10 +15,9 @@ from typing import BinaryIO
 
 from PIL.JpegImagePlugin import JpegImageFile
 
-from dropmill.errors import FileFault
-
-from .image_gray import gray_profile, is_visible, to_gray
-from .image_parts import Copied, WholeWrites, check_size, copy_bytes
+from ...errors import FileFault
+from .gray import gray_profile, is_visible, to_gray
+from .parts import Copied, WholeWrites, check_size, copy_bytes
 
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 _ALONE = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}  # no length follows

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import BinaryIO, NamedTuple, cast
 
-from dropmill.errors import FileFault
+from ...errors import FileFault
 
 # Frames are read one by one, so all of them together cost time, not memory: an animation or a
 # scanned book may hold this many times the pixels that one picture may.

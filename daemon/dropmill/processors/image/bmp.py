@@ -6,8 +6,8 @@ from typing import BinaryIO
 
 from PIL.BmpImagePlugin import BmpImageFile
 
-from .image_gray import to_gray
-from .image_parts import Copied, WholeWrites, check_size, copy_bytes
+from .gray import to_gray
+from .parts import Copied, WholeWrites, check_size, copy_bytes
 
 _DEFAULT_DPI = (96, 96)
 

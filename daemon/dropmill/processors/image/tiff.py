@@ -17,10 +17,9 @@ from typing import Any, BinaryIO
 from PIL import Image
 from PIL.TiffImagePlugin import AppendingTiffWriter, ImageFileDirectory_v2, TiffImageFile
 
-from dropmill.errors import FileFault
-
-from .image_gray import deep_gray, gray_profile, to_gray
-from .image_parts import Copied, WholeWrites, check_size, copy_bytes
+from ...errors import FileFault
+from .gray import deep_gray, gray_profile, to_gray
+from .parts import Copied, WholeWrites, check_size, copy_bytes
 
 _PAGES_MAX = 10_000  # Pillow looks through all pages seen for each new one
 _GRAY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
