@@ -102,6 +102,7 @@ class Intake:
         self._settle = Settle(time.monotonic, self._look)
         self._findings: queue.Queue[_Finding] = queue.Queue(_FINDINGS)
         self._readers = threading.local()
+        self._opened: list[FolderReader] = []
         self._ready: list[Admission] = []
         self._absent: list[bytes] = []
         self.admitted = 0
@@ -209,7 +210,13 @@ class Intake:
         reader: FolderReader | None = getattr(self._readers, "reader", None)
         if reader is None:
             reader = self._readers.reader = FolderReader(open_for_reading(self._state_folder))
+            self._opened.append(reader)
         return reader
+
+    def close(self) -> None:
+        """To be called when the scan threads have ended."""
+        for reader in self._opened:
+            reader.close()
 
     # ---- to the ledger -----------------------------------------------------------------------
 

@@ -290,6 +290,7 @@ class Mill:
         for event in self._pool.kill():
             self._happened(event)
         self.tally.say_summary(time.monotonic())
+        self.intake.close()
         self.ledger.close()
 
 

@@ -67,29 +67,55 @@ class WatchList:
             own = breaks.translate(_BREAKS)
         folded = b" " + own + overlap.translate(_FOLDED).encode("utf-8", "replace") + b" "
         folded = folded.replace(b"\n", b" ")
-        places: dict[int, list[int]] = {}
-        for index, start, _ in self._automaton.find_matches_as_indexes(folded, overlapping=True):
-            places.setdefault(index, []).append(start)
-        for index, starts in places.items():
+        hits = self._automaton.find_matches_as_indexes(folded, overlapping=True)
+        lines = _Lines(breaks, newlines + 1)
+        phrases: set[int] = set()
+        for index, start, _ in hits:
             keyword = self._keywords[index]
             if keyword.phrase is not None:
-                starts = [match.start() for match in keyword.phrase.finditer(folded)]
-            starts = [start for start in starts if start < len(own)]
-            if starts:
-                lines = found.setdefault(keyword.written, [])
-                _add_lines(lines, starts, breaks, newlines + 1)
+                phrases.add(index)
+            elif start < len(own):
+                _add(found, keyword.written, lines.at(start))
+        for index in sorted(phrases):
+            self._confirm(self._keywords[index], folded, len(own), breaks, newlines, found)
+
+    @staticmethod
+    def _confirm(
+        keyword: _Keyword,
+        folded: bytes,
+        length: int,
+        breaks: bytes,
+        newlines: int,
+        found: dict[str, list[int]],
+    ) -> None:
+        """A word of the phrase is there: is all of it?"""
+        assert keyword.phrase is not None
+        lines = _Lines(breaks, newlines + 1)
+        for match in keyword.phrase.finditer(folded):
+            if match.start() < length:
+                _add(found, keyword.written, lines.at(match.start()))
 
 
-def _add_lines(lines: list[int], starts: list[int], breaks: bytes, line: int) -> None:
-    """The line of each start (the place before a word), each line once, in order."""
-    position = 0
-    for start in starts:
-        if len(lines) >= RECORDED:
-            return
-        line += breaks.count(b"\n", position, start)
-        position = start
-        if not lines or lines[-1] != line:
-            lines.append(line)
+class _Lines:
+    """Line numbers of ascending places, counting each line break once."""
+
+    def __init__(self, breaks: bytes, first: int) -> None:
+        self._breaks = breaks
+        self._place = 0
+        self._line = first
+
+    def at(self, place: int) -> int:
+        if place > self._place:
+            self._line += self._breaks.count(b"\n", self._place, place)
+            self._place = place
+        return self._line
+
+
+def _add(found: dict[str, list[int]], keyword: str, line: int) -> None:
+    """Each line once, in order, and no more than are recorded."""
+    lines = found.setdefault(keyword, [])
+    if len(lines) < RECORDED and (not lines or lines[-1] != line):
+        lines.append(line)
 
 
 class _Folding(dict[int, str]):

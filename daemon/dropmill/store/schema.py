@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import enum
 import errno
 import os
@@ -105,8 +104,12 @@ def configure(connection: apsw.Connection, **pragmas: str | int) -> None:
 def keep_wal(connection: apsw.Connection) -> None:
     """Leaves the -wal file when the last connection closes.
 
-    A reader without write permission can open a WAL database only while -wal and -shm exist.
+    A reader without write permission can open a WAL database only while -wal and -shm exist. It is
+    left empty: one of 20 MB would be recovered by every later reader (37 ms instead of 3).
     """
+    import ctypes  # 3 ms that search does without
+
+    configure(connection, journal_size_limit=0)
     flag = ctypes.c_int(1)
     connection.file_control("main", apsw.SQLITE_FCNTL_PERSIST_WAL, ctypes.addressof(flag))
 
