@@ -149,7 +149,7 @@ class Pool:
             self._queue = None
 
     def _back_off(self) -> float:
-        """Nothing for the first deaths in a minute, then 1 s doubling to 60 s."""
+        """Nothing for the first deaths since a message was finished, then 1 s doubling to 60 s."""
         now = time.monotonic()
         self._deaths = [death for death in self._deaths if now - death < 60] + [now]
         return 0.0 if len(self._deaths) <= 8 else min(60.0, 2.0 ** (len(self._deaths) - 9))
@@ -227,7 +227,9 @@ class Pool:
             worker.up = self._proven = True
             return []
         jobs = self._messages.pop(done.message, ())
-        if done.fault is not None:
+        if done.fault is None:
+            self._deaths.clear()
+        else:
             return [Trouble(done.fault, list(jobs))]
         by_take = {job.take: job for job in jobs}
         return [
