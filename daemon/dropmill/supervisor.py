@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 
+from . import __version__
 from . import config as configuration
 from .config.settings import Config
 from .control import Request, Server, runtime_folder
@@ -188,7 +189,12 @@ class Supervisor:
         self._begin()
         self._server = Server(self._state_folder, self._receive)
         self._exit_code = 0
-        logger.info("dropmill is up: %d workers", self._config.worker_count)
+        logger.info(
+            "dropmill %s is up: %d workers, watching %s",
+            __version__,
+            self._config.worker_count,
+            ", ".join(shown(os.fsencode(root.path)) for root in self._config.watch),
+        )
 
     def _begin(self) -> None:
         self._mill = Mill(self._config, self._cookies, self._wake, self._tally)

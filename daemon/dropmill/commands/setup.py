@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from importlib import resources
 from pathlib import Path
@@ -43,14 +44,22 @@ def init(folder: str) -> int:
 def _welcome(target: Path, roots: list[Path]) -> list[str]:
     is_elsewhere = target.parent.resolve() != Path.cwd()
     option = f" --config {shlex.quote(str(target))}" if is_elsewhere else ""
+    command = shlex.quote(_as_called())
     inboxes = ", ".join(shlex.quote(os.path.relpath(root)) for root in roots)
     return [
         f"wrote {target}; files go into {inboxes}",
         "",
-        f"  dropmill run{option}            # starts it; Ctrl-C stops it",
-        f"  dropmill search{option} WORD    # finds the lines that hold it",
-        f"  dropmill status{option}         # what it does, and what is wrong",
+        f"  {command} run{option}            # starts it; Ctrl-C stops it",
+        f"  {command} search{option} WORD    # finds the lines that hold it",
+        f"  {command} status{option}         # what it does, and what is wrong",
     ]
+
+
+def _as_called() -> str:
+    """How to call dropmill again: by its name, or by the path that it was called by."""
+    called = sys.argv[0]
+    is_on_path = shutil.which("dropmill") is not None
+    return "dropmill" if is_on_path or Path(called).name != "dropmill" else called
 
 
 def check(config_path: Path) -> int:
