@@ -38,9 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "index": {"store.schema"},
     "index.reading": {"errors", "index"},
     "intake": {
-        "config.settings",
         "job",
         "processors.text",
+        "rules",
         "settle",
         "source",
         "store.ledger",
@@ -74,6 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "processors.text": {"index", "job", "processors.encoding", "processors.watchlist"},
     "processors.watchlist": {"index"},
     "requests": {"control", "log", "mill", "watch"},
+    "rules": {"config.settings", "job", "watch.roots"},
     "search": {
         "errors",
         "index.reading",

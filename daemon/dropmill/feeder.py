@@ -132,8 +132,7 @@ class Feeder:
             return None
         root = self._root_of(row.folder)
         if root is None:
-            self._ledger.skip(row.id, "its folder is not watched any more")
-            return None
+            return None  # not watched any more: the next start takes it out of search
         if row.part is not None:
             self._continue(row, root)
             return None

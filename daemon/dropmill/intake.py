@@ -6,8 +6,7 @@ scans  ──► compare with the ledger ──► settled long ago: admit; else
 
 from __future__ import annotations
 
-import itertools
-import logging
+import math
 import os
 import queue
 import stat
@@ -16,16 +15,14 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .config.settings import Config, Root
 from .job import Fingerprint, Kind, Lane
 from .processors.text import RANGE
+from .rules import Rules
 from .settle import Gone, Look, Ready, Settle
 from .source import NotRegular, fingerprint, has_writer, look, opened
 from .store.ledger import Admission, FolderReader, Ledger
 from .store.schema import open_for_reading
 from .watch.scan import Listing
-
-logger = logging.getLogger("dropmill.intake")
 
 _BATCH = 2_000  # admissions a transaction
 _FINDINGS = 64  # listings that wait; beyond, the scan threads wait
@@ -38,55 +35,6 @@ class _Finding(NamedTuple):
     settled: list[Admission]
     unsettled: list[tuple[bytes, Fingerprint]]
     gone: list[bytes]
-
-
-class Rules:
-    """The watched folders: which one a path lies in, and what a file there is taken as."""
-
-    def __init__(self, config: Config) -> None:
-        self._roots = {os.fsencode(root.path): root for root in config.watch}
-        self._suffixes = config.text.suffixes
-        self._images = frozenset(config.images.suffixes)
-        self._devices: dict[bytes, int] = {}
-
-    @property
-    def roots(self) -> list[bytes]:
-        return list(self._roots)
-
-    def __getitem__(self, root: bytes) -> Root:
-        return self._roots[root]
-
-    def of(self, path: bytes) -> bytes | None:
-        """The root that a folder or file lies in."""
-        return next(
-            (root for root in self._roots if path == root or path.startswith(root + b"/")), None
-        )
-
-    def kind(self, name: bytes) -> Kind | None:
-        """What a file is taken as, by its name; None: it is none of ours."""
-        suffix = os.fsdecode(os.path.splitext(name)[1]).lower()
-        if suffix in self._images:
-            return Kind.IMAGE
-        if self._suffixes is None or suffix in self._suffixes:
-            return Kind.TEXT
-        return None
-
-    def excluded(self, root: bytes, path: bytes) -> bool:
-        """Whether a file is left out by a pattern, or lies too deep."""
-        relative = path[len(root) + 1 :]
-        if b"/" in relative and not self._roots[root].recursive:
-            return True
-        return self._roots[root].excluded(os.fsdecode(relative), False) is not None
-
-    def device_is(self, root: bytes, device: int) -> None:
-        self._devices[root] = device
-
-    def mark(self, root: bytes, seen: Fingerprint) -> Fingerprint:
-        """A fingerprint as the ledger keeps it: the device only where it is not the root's.
-
-        Device numbers change from mount to mount.
-        """
-        return seen._replace(device=0) if seen.device == self._devices.get(root) else seen
 
 
 class Intake:
@@ -105,6 +53,7 @@ class Intake:
         self._opened: list[FolderReader] = []
         self._ready: list[Admission] = []
         self._absent: list[bytes] = []
+        self._rescans: dict[tuple[bytes, bytes], float] = {}  # (root, folder) → when
         self.admitted = 0
 
     # ---- what was noticed --------------------------------------------------------------------
@@ -139,8 +88,24 @@ class Intake:
         """The file was not what was admitted, or may have changed since: back to settle."""
         root = self._rules.of(path)
         kind = self._rules.kind(os.path.basename(path))
-        if root is not None and kind is not None and not self._rules.excluded(root, path):
+        if root is None or kind is None or self._rules.excluded(root, path):
+            return
+        if self._rules.is_polled(root):
+            self._look_again_at(root, {os.path.dirname(path)})
+        else:
             self.settle(root, path, kind)
+
+    def _look_again_at(self, root: bytes, folders: set[bytes]) -> None:
+        when = time.monotonic() + self._rules[root].settle
+        for folder in folders:
+            self._rescans.setdefault((root, folder), when)
+
+    def rescans_due(self, now: float) -> list[tuple[bytes, bytes]]:
+        """The (root, folder)s that are to be scanned again by now."""
+        due = [place for place, when in self._rescans.items() if when <= now]
+        for place in due:
+            del self._rescans[place]
+        return due
 
     def gone(self, path: bytes) -> None:
         self._settle.forget(path)
@@ -182,9 +147,10 @@ class Intake:
         settled: list[Admission] = []
         unsettled: list[tuple[bytes, Fingerprint]] = []
         any_known = False
-        now = time.time()
+        now, device = time.time(), os.stat(listing.root).st_dev
+        settle = self._rules[listing.root].settle
         for name, status in listing.files:
-            seen = self._rules.mark(listing.root, fingerprint(status))
+            seen = _mark(fingerprint(status), device)
             row = known.pop(name, None)
             if row is not None:
                 any_known = True
@@ -193,9 +159,7 @@ class Intake:
             kind = self._rules.kind(name)
             if kind is None:
                 continue
-            if 0 <= now - status.st_mtime <= self._rules[listing.root].settle or (
-                status.st_mtime > now
-            ):
+            if now - status.st_mtime <= settle:  # or the mtime lies in the future
                 unsettled.append((os.path.join(listing.folder, name), fingerprint(status)))
             else:
                 lane = _lane(kind, seen.size, Lane.BACKLOG)
@@ -237,8 +201,7 @@ class Intake:
                 self._take_ready(found)
         if self._absent:
             absent, self._absent = self._absent, []
-            for path in self._ledger.mark_gone([path for path in absent if look(path) is None]):
-                logger.debug("%r went away", path)
+            self._ledger.mark_gone([path for path in absent if self._is_absent(path)])
         if self._ready:
             ready, self._ready = self._ready, []
             self.admitted += len(ready)
@@ -248,12 +211,23 @@ class Intake:
                 if root is not None:
                     self.settle(root, path, waiting.kind)
 
+    def _is_absent(self, path: bytes) -> bool:
+        """Not there, though its root is: a missing root is not a mass delete."""
+        root = self._rules.of(path)
+        return root is not None and look(path) is None and self._rules.is_present(root)
+
     def _take_finding(self, finding: _Finding) -> None:
         self._ready += finding.settled
-        for path, seen in finding.unsettled:
-            kind = self._rules.kind(os.path.basename(path))
-            if kind is not None and path not in self._settle.pending:
-                self.settle(finding.root, path, kind, seen=seen)
+        if finding.unsettled and self._rules.is_polled(finding.root):
+            # Only its own thread touches a root that may hang: it looks again.
+            self._look_again_at(
+                finding.root, {os.path.dirname(path) for path, _ in finding.unsettled}
+            )
+        else:
+            for path, seen in finding.unsettled:
+                kind = self._rules.kind(os.path.basename(path))
+                if kind is not None and path not in self._settle.pending:
+                    self.settle(finding.root, path, kind, seen=seen)
         for path in finding.gone:
             self.gone(path)
 
@@ -263,7 +237,10 @@ class Intake:
         kind = self._rules.kind(name)
         if root is None or kind is None:
             return
-        seen = self._rules.mark(root, ready.fingerprint)
+        try:
+            seen = _mark(ready.fingerprint, os.stat(root).st_dev)
+        except OSError:
+            return  # the root went away; a scan finds the file when it is back
         lane = _lane(kind, seen.size, Lane.FRESH)
         self._ready.append(Admission(folder, name, seen, kind, lane, ready.unhurried))
 
@@ -289,22 +266,31 @@ class Intake:
         """When there is next something to admit, by the monotonic clock; 0: now."""
         if self._findings.qsize() or self._absent or self._ready:
             return 0.0
-        return self._settle.due()
+        return min((*self._rescans.values(), self._settle.due() or math.inf), default=None)
 
     def waiting(self) -> int:
         """Files that are noticed and not yet admitted."""
-        return len(self._settle) + self._findings.qsize() + len(self._ready)
+        return len(self._settle) + len(self._rescans) + self._findings.qsize() + len(self._ready)
+
+    def held_up(self, seconds: float) -> list[bytes]:
+        """Files that have been waited for longer than that: somebody keeps writing them."""
+        before = time.monotonic() - seconds
+        return [path for path in self._settle.pending if (self._settle.since(path) or 0) < before]
 
     def waiting_since(self, before: float) -> bool:
         """Whether a file noticed before that time is not admitted yet."""
         since = (self._settle.since(path) for path in list(self._settle.pending))
-        return bool(self._findings.qsize() or self._ready) or any(
+        return bool(self._findings.qsize() or self._ready or self._rescans) or any(
             first is not None and first <= before for first in since
         )
 
-    def busy_files(self) -> list[bytes]:
-        """Files that are waited for, at most ten."""
-        return list(itertools.islice(self._settle.pending, 10))
+
+def _mark(seen: Fingerprint, root_device: int) -> Fingerprint:
+    """A fingerprint as the ledger keeps it: the device only where it is not the root's.
+
+    Device numbers change from mount to mount.
+    """
+    return seen._replace(device=0) if seen.device == root_device else seen
 
 
 def _lane(kind: Kind, size: int, usual: Lane) -> Lane:

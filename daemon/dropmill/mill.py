@@ -21,11 +21,12 @@ from . import staging, watch
 from .config.settings import Config
 from .errors import MachineFault
 from .feeder import Feeder
-from .intake import Intake, Rules
+from .intake import Intake
 from .job import Job, Kind, Report, State, Verdict
 from .log import shown
 from .pauses import Pauses
 from .pool import Finished, Killed, Pool, Returned, Trouble
+from .rules import Rules
 from .source import look
 from .store.completion import retry_time_ns
 from .store.ledger import Ledger
@@ -37,6 +38,7 @@ logger = logging.getLogger("dropmill")
 FATAL_ATTEMPTS = 2  # of a file that kills its worker
 SPARED = 10  # deaths by a SIGKILL that nobody of us sent, before they are charged all the same
 VERIFY_AFTER = 60.0  # seconds of quiet until a large text that grew is compared as a whole
+PATIENCE = 30.0  # seconds that `run --once` waits for a file that somebody keeps writing
 FORGET_GONE_NS = 30 * 24 * 3600 * 10**9
 
 
@@ -71,6 +73,9 @@ class Mill:
         self._forgot = 0.0
 
     def start(self) -> None:
+        dropped = self.ledger.mark_unwatched(self._rules.of)
+        if dropped:
+            logger.info("%d files are in no watched folder any more: out of search", dropped)
         self._pool.start()
         self.watch.start()
 
@@ -80,6 +85,8 @@ class Mill:
         """Moves everything on that can be moved; never waits."""
         for event in self.watch.drain():
             self._noticed(event)
+        for root, folder in self.intake.rescans_due(time.monotonic()):
+            self.watch.scan(root, folder)
         try:
             self.intake.admit()
             for happened in self._pool.collect():
@@ -123,7 +130,7 @@ class Mill:
             case watch.ScanDone():
                 self._scan_done(event)
             case watch.RootReturned():
-                self._root_returned(event.root)
+                self._root_returned(event)
             case watch.RootLost():
                 logger.warning("%s is offline: %s", shown(event.root), event.why)
             case watch.Echo():
@@ -134,9 +141,14 @@ class Mill:
             if folder is not None and not os.path.isdir(folder):
                 self.intake.folder_gone(folder)
 
-    def _root_returned(self, root: bytes) -> None:
+    def _root_returned(self, event: watch.RootReturned) -> None:
+        self._rules.root_returned(event.root)
+        known = self.ledger.root_identity(event.root)
         with suppress(OSError):
-            self._rules.device_is(root, os.stat(root).st_dev)
+            status = os.stat(event.root)
+            identity = (status.st_dev, status.st_ino)
+            if known in (None, identity):
+                self._rules.root_is(event.root, identity)
 
     def _scan_done(self, done: watch.ScanDone) -> None:
         for request in done.requests:
@@ -149,7 +161,9 @@ class Mill:
             if done.folder == done.root:
                 with suppress(OSError):
                     status = os.stat(done.root)
-                    self.ledger.root_is(done.root, (status.st_dev, status.st_ino))
+                    identity = (status.st_dev, status.st_ino)
+                    self.ledger.root_is(done.root, identity)
+                    self._rules.root_is(done.root, identity)
 
     def scan(self, path: bytes | None) -> list[int]:
         """Requests a scan of one folder, or of all roots."""
@@ -213,7 +227,7 @@ class Mill:
     def _vanished(self, job: Job, path: bytes) -> None:
         """Gone, unless its whole root is away: then it is neither there nor gone."""
         self._feeder.drop(job.file)
-        if look(path) is None and os.path.isdir(job.root):
+        if look(path) is None and self._rules.is_present(job.root):
             self.intake.gone(path)
         else:
             self.ledger.let_go([job.file])
@@ -248,12 +262,13 @@ class Mill:
 
     def is_finished(self) -> bool:
         """Whether nothing is left to do for now: all scanned, settled, admitted and worked on."""
+        held_up = len(self.intake.held_up(PATIENCE))
         return (
             self._all_scanned()
-            and not self.intake.waiting()
+            and self.intake.waiting() == held_up
             and self._feeder.is_empty()
             and self._pool.idle()
-            and not self.ledger.has_queued()
+            and not self.ledger.has_queued(held=not held_up)
             and self.ledger.next_retry_ns() is None
         )
 

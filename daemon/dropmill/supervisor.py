@@ -23,7 +23,7 @@ from .errors import DropmillError, UsageError
 from .index import Shard, identity, shard_numbers, shard_path
 from .job import State
 from .log import shown
-from .mill import Mill
+from .mill import PATIENCE, Mill
 from .requests import Requests
 from .slots import Phase, Slot, Slots
 from .store.ledger import Ledger
@@ -214,7 +214,10 @@ class Supervisor:
     def _verdict(self) -> int:
         counts = self._mill.ledger.counts()
         offline = [root for root in self._mill.watch.status() if root.state == "offline"]
-        return 1 if counts.get(State.QUARANTINED) or offline else 0
+        held_up = self._mill.intake.held_up(PATIENCE)
+        for path in held_up:
+            logger.warning("%s: left out: somebody is still writing it", shown(path))
+        return 1 if counts.get(State.QUARANTINED) or offline or held_up else 0
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -254,3 +254,40 @@ def test_excluded_names_and_links_are_left_alone(running: Place) -> None:
     (running.inbox / "marker.txt").write_text("marker\n")
     await_hits(running, "marker", ["marker.txt:1:marker"])
     assert list(running.results()) == ["marker.txt"]
+
+
+def test_a_polled_folder_is_taken_in_too(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    text = place.configuration.read_text()
+    polled = text.replace(
+        "settle: 100ms", "settle: 100ms\n    observer: polling\n    poll_every: 1s"
+    )
+    place.configuration.write_text(polled)
+    place.start()
+    try:
+        assert place.status()["roots"][0]["state"] == "polling"
+        (place.inbox / "a.txt").write_text("polled\n")
+        await_hits(place, "polled", ["a.txt:1:polled"])
+        (place.inbox / "a.txt").rename(place.inbox / "b.txt")
+        await_hits(place, "polled", ["b.txt:1:polled"])
+        (place.inbox / "b.txt").unlink()
+        await_hits(place, "polled", [])
+        (place.inbox / "c.txt").write_text("at once\n")
+        assert place.search("--sync", "once") == ["c.txt:1:at once"]
+    finally:
+        place.stop()
+
+
+def test_a_folder_that_is_not_watched_any_more_leaves_search(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.txt").write_text("formerly\n")
+    (place.inbox / "b.txt").write_text("formerly\n")
+    text = place.configuration.read_text()
+    place.configuration.write_text(text.replace("watch:\n", "watch:\n  - path: ./other\n"))
+    assert place.run("run", "--once").returncode == 0
+    assert len(place.search("formerly")) == 2
+    place.configuration.write_text(text)
+    assert place.run("run", "--once").returncode == 0
+    assert place.search("formerly") == ["b.txt:1:formerly"]

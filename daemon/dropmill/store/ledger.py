@@ -355,14 +355,6 @@ class Ledger:
                     "UPDATE files SET ctime_ns = -1 WHERE id = ? AND state = 1", (file,)
                 )
 
-    def skip(self, file: int, reason: str) -> None:
-        """Marks a queued file as not ours."""
-        with machine_faults("results.db"), self._lock(), transaction(self._connection):
-            self._connection.execute(
-                "UPDATE files SET state = 5, reason = ?, finished_ns = ? WHERE id = ?",
-                (reason, time.time_ns(), file),
-            )
-
     # ---- gone --------------------------------------------------------------------------------
 
     def path_of(self, file: int) -> bytes | None:
@@ -407,6 +399,22 @@ class Ledger:
         )
         return True
 
+    def mark_unwatched(self, root_of: Callable[[bytes], bytes | None]) -> int:
+        """Takes files that lie in no watched folder out of search; gives how many."""
+        now, count = time.time_ns(), 0
+        folders = [
+            number
+            for number, path in self._all("SELECT id, path FROM folders")
+            if root_of(path) is None
+        ]
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            for folder in folders:
+                for (file,) in self._all(
+                    "SELECT id FROM files WHERE folder = ? AND state != 6", (folder,)
+                ):
+                    count += self._mark_gone(file, now)
+        return count
+
     def forget_gone(self, before_ns: int, limit: int = 10_000) -> None:
         """Drops the rows of files that went away before then."""
         with machine_faults("results.db"), self._lock(), transaction(self._connection):
@@ -438,14 +446,17 @@ class Ledger:
         found = self._all("SELECT state, count(*) FROM files GROUP BY state")
         return {State(state): count for state, count in found}
 
-    def has_queued(self, up_to: int | None = None) -> bool:
-        """Whether a file admitted by then (None: ever) is queued still."""
+    def has_queued(self, up_to: int | None = None, *, held: bool = True) -> bool:
+        """Whether a file admitted by then (None: ever) is queued still.
+
+        `held`: those that were let go of count too.
+        """
         bound = self._seq if up_to is None else up_to
-        return any(
-            self._one("SELECT 1 FROM files WHERE state = 1 AND lane = ? AND seq <= ? LIMIT 1",
-                      (int(lane), bound))
-            for lane in Lane
-        )  # fmt: skip
+        sql = (
+            "SELECT 1 FROM files WHERE state = 1 AND lane = ? AND seq <= ?"
+            " AND (? OR ctime_ns != -1) LIMIT 1"
+        )
+        return any(self._one(sql, (int(lane), bound, held)) for lane in Lane)
 
     # ---- shards ------------------------------------------------------------------------------
 

@@ -1,0 +1,75 @@
+"""The rules of the configuration for paths: which root one lies in, and what it is taken as."""
+
+from __future__ import annotations
+
+import os
+
+from .config.settings import Config, Root
+from .job import Kind
+from .watch.roots import filesystem_of, makes_no_events
+
+
+class Rules:
+    """The watched folders, and what is asked about them for every file."""
+
+    def __init__(self, config: Config) -> None:
+        self._roots = {os.fsencode(root.path): root for root in config.watch}
+        self._suffixes = config.text.suffixes
+        self._images = frozenset(config.images.suffixes)
+        self._identities: dict[bytes, tuple[int, int]] = {}
+        self._polled: set[bytes] = set()
+
+    @property
+    def roots(self) -> list[bytes]:
+        return list(self._roots)
+
+    def __getitem__(self, root: bytes) -> Root:
+        return self._roots[root]
+
+    def of(self, path: bytes) -> bytes | None:
+        """The root that a folder or file lies in."""
+        return next(
+            (root for root in self._roots if path == root or path.startswith(root + b"/")), None
+        )
+
+    def kind(self, name: bytes) -> Kind | None:
+        """What a file is taken as, by its name; None: it is none of ours."""
+        suffix = os.fsdecode(os.path.splitext(name)[1]).lower()
+        if suffix in self._images:
+            return Kind.IMAGE
+        if self._suffixes is None or suffix in self._suffixes:
+            return Kind.TEXT
+        return None
+
+    def excluded(self, root: bytes, path: bytes) -> bool:
+        """Whether a file is left out by a pattern, or lies too deep."""
+        relative = path[len(root) + 1 :]
+        if b"/" in relative and not self._roots[root].recursive:
+            return True
+        return self._roots[root].excluded(os.fsdecode(relative), False) is not None
+
+    # ---- who a root is -----------------------------------------------------------------------
+
+    def root_is(self, root: bytes, identity: tuple[int, int]) -> None:
+        """The folder (device, inode) whose absent files are gone, and not just away."""
+        self._identities[root] = identity
+
+    def is_present(self, root: bytes) -> bool:
+        """Whether the root is there, and the folder that its files were taken in from."""
+        try:
+            status = os.stat(root)
+        except OSError:
+            return False
+        return self._identities.get(root) == (status.st_dev, status.st_ino)
+
+    def root_returned(self, root: bytes) -> None:
+        """To be told when a root is there (again): finds out how it is watched."""
+        observer = self._roots[root].observer
+        is_polled = observer == "polling" or (
+            observer == "auto" and makes_no_events(filesystem_of(os.path.realpath(root)))
+        )
+        (self._polled.add if is_polled else self._polled.discard)(root)
+
+    def is_polled(self, root: bytes) -> bool:
+        """Whether only scans tell of changes; such a root may hang, so only its thread looks."""
+        return root in self._polled
