@@ -77,11 +77,17 @@ class Place:
 
     # ---- the service -------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Starts the service and waits until it answers."""
+    def start(self, module: str = "dropmill", **variables: str) -> None:
+        """Starts the service and waits until it answers.
+
+        `module` may be another that runs it, with more variables in its environment.
+        """
         with self.log.open("ab") as log:
             self.service = subprocess.Popen(
-                [*COMMAND, "run"], cwd=self.folder, env=environment(), stderr=log
+                [sys.executable, "-m", module, "run"],
+                cwd=self.folder,
+                env=environment() | variables,
+                stderr=log,
             )
         eventually(self._is_up, seconds=30, what="the service is up")
 

@@ -17,6 +17,7 @@ FREE = ("__main__", "cli", "commands", "mill", "supervisor")
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "asking": {"errors"},
+    "compaction": {"errors", "index", "processors.text", "store.completion"},
     "config": {
         "config.document",
         "config.settings",
@@ -33,9 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "config.values": set(),
     "control": {"asking"},
     "copies": set(),
+    "durable": set(),
     "errors": set(),
     "feeder": {"job", "pool", "processors.text", "store.ledger"},
-    "index": {"store.schema"},
+    "index": {"durable", "store.schema"},
     "index.reading": {"errors", "index"},
     "intake": {
         "job",
@@ -73,7 +75,7 @@ ALLOWED: dict[str, set[str]] = {
     "processors.image.webp": {"errors", "processors.image.gray", "processors.image.parts"},
     "processors.text": {"index", "job", "processors.encoding", "processors.watchlist"},
     "processors.watchlist": {"index"},
-    "requests": {"control", "log", "mill", "watch"},
+    "requests": {"errors", "control", "log", "mill", "watch"},
     "rules": {"config.settings", "job", "watch.roots"},
     "search": {
         "errors",
@@ -90,7 +92,7 @@ ALLOWED: dict[str, set[str]] = {
     "settle": {"job"},
     "slots": set(),
     "source": {"job"},
-    "staging": {"errors"},
+    "staging": {"durable", "errors"},
     "store": set(),
     "store.completion": {"job", "store.schema"},
     "store.ledger": {"job", "store.schema"},
@@ -104,6 +106,7 @@ ALLOWED: dict[str, set[str]] = {
     "watch.roots": {"watch.scan"},
     "watch.scan": set(),
     "worker": {
+        "compaction",
         "copies",
         "errors",
         "index",
@@ -115,6 +118,7 @@ ALLOWED: dict[str, set[str]] = {
         "source",
         "staging",
         "store.completion",
+        "store.schema",
     },
 }
 

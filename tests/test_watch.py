@@ -36,6 +36,7 @@ from dropmill.watch import (
     WatchedRoot,
     keeper,
     observers,
+    roots,
     scan,
 )
 from dropmill.watch.roots import filesystem_of, makes_no_events
@@ -573,6 +574,22 @@ def test_a_root_missing_at_the_start_is_watched_when_it_appears(
     lab.until(lambda: path in lab.noticed(), "a later file")
 
 
+def test_a_root_that_was_not_looked_for_yet_is_waited_for(
+    root: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`run --once` would end at once, taking it for a root that is away."""
+    go_on = threading.Event()
+    monkeypatch.setattr(roots, "filesystem_of", lambda real: go_on.wait(20) and filesystem_of(real))
+    lab = Lab(WatchedRoot(root, True, hidden))
+    lab.watch.start()
+    assert lab.status().state == "offline"
+    assert not lab.watch.has_looked()
+    go_on.set()
+    lab.until(lab.watch.has_looked, "it was looked for")
+    assert lab.status().state != "offline"
+    lab.watch.stop()
+
+
 def test_another_folder_in_the_roots_place_deletes_nothing_until_it_holds_known_files(
     lab: Lab, root: bytes, place: bytes
 ) -> None:
@@ -860,7 +877,7 @@ def scenario_watch_limit() -> None:
         lab = Lab(WatchedRoot(root, True, hidden, poll_every=0.2))
         lab.watch.start()
         lab.until(lambda: lab.status().state == "degraded" and lab.status().last_scan, "a scan")
-        assert "sysctl -w fs.inotify.max_user_watches=" in (lab.status().reason or "")
+        assert "sysctl -w user.max_inotify_watches=" in (lab.status().reason or "")
         lab.sees(*(write(root + b"/d%d/f" % number) for number in range(50)))
         LIMIT.write_text("10000")
         lab.until(lambda: lab.status().state == "watching" and lab.is_idle(), "recovery")

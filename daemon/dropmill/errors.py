@@ -18,6 +18,10 @@ class UsageError(DropmillError):
     exit_code = 2
 
 
+class BrokenState(DropmillError):  # noqa: N818 - the vocabulary's word
+    """A database of ours cannot be read: the next start moves it aside and rebuilds it."""
+
+
 class FileFault(Exception):  # noqa: N818 - the vocabulary's word
     """A permanent fault of the file itself: it is quarantined at once, for the reason given."""
 

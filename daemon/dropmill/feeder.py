@@ -23,6 +23,7 @@ from .store.ledger import Ledger, Row
 MOST_FILES = 256
 MOST_BYTES = 4 * 1024 * 1024
 FILE_COST = 2_048  # what a file costs beside its bytes
+_TRUSTED = 4  # ranges; a longer log is compared as a whole only once it is quiet
 IMAGE_COST = 8  # an image's byte costs as much as this many of text
 
 
@@ -40,6 +41,7 @@ class Feeder:
         self._postponed: set[int] = set()  # admitted anew while in flight
         self._again: deque[Job] = deque()
         self._ranges: deque[Job] = deque()
+        self._large_takes: set[int] = set()  # those of large texts that are in flight
         self._grown: set[int] = set()  # taken without reading all of it again
         self._fresh = _Newest(ledger)
         self._cursors = {Lane.BACKLOG: 0, Lane.LARGE: 0}
@@ -59,17 +61,20 @@ class Feeder:
     def _send(self, jobs: list[Job]) -> None:
         for job in jobs:
             self._in_flight[job.file] = self._in_flight.get(job.file, 0) + 1
+            if job.kind is Kind.TEXT and job.fingerprint.size > RANGE:
+                self._large_takes.add(job.take)
         jobs.sort(key=lambda job: (job.root, job.path))
         if not self._pool.put(jobs):
             for job in jobs:
-                self._landed(job.file)
+                self._landed(job)
             self._again.extend(jobs)
 
     def _next(self) -> list[Job]:
         if self._again:
             return [self._again.popleft()]
         jobs = self._lane(self._fresh.rows, self._fresh.used)
-        for _ in range(3):
+        # Each turn, and those for ranges again after what a new large text brought.
+        for _ in range(5):
             if jobs:
                 break
             jobs = next(self._turns)()
@@ -79,10 +84,28 @@ class Feeder:
         return self._lane(*self._cursor(Lane.BACKLOG))
 
     def _large(self) -> list[Job]:
-        return self._lane(*self._cursor(Lane.LARGE))
+        return self._lane(*self._cursor(Lane.LARGE)) if self._has_hands_for_large() else []
 
     def _one_range(self) -> list[Job]:
-        return [self._ranges.popleft()] if self._ranges else []
+        while self._ranges and self._has_hands_for_large():
+            job = self._ranges.popleft()
+            if self._is_current(job):
+                return [job]
+        return []
+
+    def _is_current(self, job: Job) -> bool:
+        """Whether the file is queued still as the job was made for."""
+        return any(row.seq == job.seq for row in self._ledger.queued_rows([job.file]))
+
+    def _has_hands_for_large(self) -> bool:
+        """None of them waits on the Queue, and they leave one worker to the small, if any.
+
+        A note that comes waits for what is in hand, not for all that was sent before.
+        """
+        hands = self._pool.size
+        if len(self._large_takes) >= hands - 1 > 0 and self._ledger.has_small_queued():
+            hands -= 1
+        return len(self._large_takes) < hands
 
     def _cursor(self, lane: Lane) -> tuple[Callable[[int], list[Row]], Callable[[int], None]]:
         def rows(limit: int) -> list[Row]:
@@ -102,7 +125,8 @@ class Feeder:
             is_all = len(found) < self._guess
             most = math.ceil(len(found) / self._pool.size) if is_all else MOST_FILES
             jobs, seq = self._pack(found, most)
-            self._guess = max(8, min(MOST_FILES, 2 * len(jobs)))
+            if not is_all:
+                self._guess = max(8, min(MOST_FILES, 2 * len(jobs)))
             used(seq)
             if jobs:
                 return jobs
@@ -153,7 +177,7 @@ class Feeder:
             return job
         known = tuple(self._ledger.takes(known_as.id))
         trusted = 0
-        if known and known[-1].end > RANGE and row.fingerprint.size > known[-1].end:
+        if known and known[-1].end > _TRUSTED * RANGE and row.fingerprint.size > known[-1].end:
             # A large log grew: its last take is compared now, all of it once it is quiet.
             trusted = known[-1].first
             self._grown.add(row.id)
@@ -163,11 +187,14 @@ class Feeder:
 
     def _continue(self, row: Row, root: bytes) -> None:
         """Makes jobs of the ranges that a large text still lacks."""
+        missing = _missing(self._ledger.covered(row.id, row.part or 0), row.fingerprint.size)
+        if not missing:
+            # It was rewritten between two ranges: they do not fit together any more.
+            self._ledger.begin_anew(row.id)
+            return
         jobs = [
             _plain_job(row, root)._replace(first=first, end=end, exact=exact, ranged=True)
-            for first, end, exact in _missing(
-                self._ledger.covered(row.id, row.part or 0), row.fingerprint.size
-            )
+            for first, end, exact in missing
         ]
         if row.alone:
             self._in_flight[row.id] = 1
@@ -179,16 +206,17 @@ class Feeder:
 
     def landed(self, job: Job) -> None:
         """One of a file's jobs is over. What it was admitted anew as goes next."""
-        if self._landed(job.file) and job.file in self._postponed:
+        if self._landed(job) and job.file in self._postponed:
             self._postponed.discard(job.file)
             self._feed_now(job.file)
 
-    def _landed(self, file: int) -> bool:
-        left = self._in_flight.get(file, 0) - 1
+    def _landed(self, job: Job) -> bool:
+        self._large_takes.discard(job.take)
+        left = self._in_flight.get(job.file, 0) - 1
         if left > 0:
-            self._in_flight[file] = left
+            self._in_flight[job.file] = left
             return False
-        self._in_flight.pop(file, None)
+        self._in_flight.pop(job.file, None)
         return True
 
     def _feed_now(self, file: int) -> None:
@@ -199,21 +227,28 @@ class Feeder:
 
     def first_range_done(self, job: Job) -> None:
         """A large text's encoding is decided: the other ranges can go, in parallel."""
-        if not job.ranged or not self._has_ranges(job.file):
-            self._feed_now(job.file)
+        if any(waiting.seq == job.seq for waiting in self._ranges_of(job.file)):
+            return
+        if job.file in self._in_flight:
+            self._postponed.add(job.file)  # when the last has landed, it is seen what is missing
+            return
+        for row in self._ledger.queued_rows([job.file]):
+            if row.seq == job.seq and row.part is not None:
+                self._job(row)
 
-    def _has_ranges(self, file: int) -> bool:
-        return file in self._in_flight or any(job.file == file for job in self._ranges)
+    def _ranges_of(self, file: int) -> list[Job]:
+        return [job for job in self._ranges if job.file == file]
 
     def go_on(self, job: Job, trusted: int) -> None:
         """Its known takes agree up to `trusted`; there is more to read."""
-        self._again.append(job._replace(take=random.getrandbits(63), trusted=trusted))
+        if self._is_current(job):
+            self._again.append(job._replace(take=random.getrandbits(63), trusted=trusted))
 
     def returned(self, jobs: Iterable[Job]) -> None:
         """Jobs that nobody finished: they go again, unless the ledger knows better by now."""
         files = set()
         for job in jobs:
-            self._landed(job.file)
+            self._landed(job)
             files.add(job.file)
         for file in files:
             self._ranges = deque(job for job in self._ranges if job.file != file)
@@ -292,13 +327,17 @@ def _missing(covered: list[tuple[int, int]], size: int) -> list[tuple[int, int, 
     """The ranges that are not covered: (first, end, whether first is a true start).
 
     Inner borders are multiples of RANGE; the worker moves each to the next line end, so a range
-    that ends where a finished one starts is given the multiple that one started from.
+    that ends where a finished one starts is given the multiple that one started from. None at all
+    where what is covered cannot have been cut like that.
     """
     found: list[tuple[int, int, bool]] = []
     position = 0
     for first, end in [*covered, (size, size)]:
         if first > position:
-            found += _cut_up(position, first, first == size)
+            pieces = _cut_up(position, first, first == size)
+            if not pieces:
+                return []
+            found += pieces
         position = max(position, end)
     return found
 
@@ -307,5 +346,7 @@ def _cut_up(first: int, end: int, is_last: bool) -> list[tuple[int, int, bool]]:
     borders = list(range((first // RANGE + 1) * RANGE, end + (0 if is_last else 1), RANGE))
     if is_last:
         borders.append(end)
+    if not borders:
+        return []
     starts = [first, *borders[:-1]]
     return [(start, border, start == first) for start, border in zip(starts, borders, strict=True)]

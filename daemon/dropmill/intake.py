@@ -19,7 +19,7 @@ from .job import Fingerprint, Kind, Lane
 from .processors.text import RANGE
 from .rules import Rules
 from .settle import Gone, Look, Ready, Settle
-from .source import NotRegular, fingerprint, has_writer, look, opened
+from .source import NotRegular, fingerprint, has_writer, is_absent, look, opened
 from .store.ledger import Admission, FolderReader, Ledger
 from .store.schema import open_for_reading
 from .watch.scan import Listing
@@ -61,7 +61,7 @@ class Intake:
     def noticed(self, root: bytes, path: bytes, *, moved: bool, gone: bool) -> None:
         """A file was seen to change, to be renamed into place, or to go away."""
         if gone:
-            if look(path) is None:
+            if is_absent(root, path[len(root) + 1 :]):
                 self.gone(path)
             return
         kind = self._rules.kind(os.path.basename(path))
@@ -168,7 +168,14 @@ class Intake:
         if settled or unsettled or gone:
             self._findings.put(_Finding(listing.root, settled, unsettled, gone))
             self._wake()
-        return any_known
+        return any_known or self._is_unknown_root(listing)
+
+    def _is_unknown_root(self, listing: Listing) -> bool:
+        """Whether nothing is known below a root, so that whoever is there forgets nothing."""
+        if listing.complete or listing.folder != listing.root:
+            return False
+        reader = self._reader()
+        return not any(map(reader.known, reader.folders_below(listing.root)))
 
     def _reader(self) -> FolderReader:
         reader: FolderReader | None = getattr(self._readers, "reader", None)
@@ -185,7 +192,10 @@ class Intake:
     # ---- to the ledger -----------------------------------------------------------------------
 
     def admit(self) -> None:
-        """Works off findings and what has settled, in one transaction each of a bounded size."""
+        """Works off findings and what has settled, in one transaction each of a bounded size.
+
+        Raises MachineFault, and then does at the next call what it could not do at this one.
+        """
         for _ in range(_FINDINGS):
             try:
                 finding = self._findings.get_nowait()
@@ -200,12 +210,13 @@ class Intake:
             else:
                 self._take_ready(found)
         if self._absent:
-            absent, self._absent = self._absent, []
-            self._ledger.mark_gone([path for path in absent if self._is_absent(path)])
+            self._ledger.mark_gone([path for path in self._absent if self._is_absent(path)])
+            self._absent = []
         if self._ready:
-            ready, self._ready = self._ready, []
-            self.admitted += len(ready)
-            for waiting in self._ledger.admit(ready):
+            must_wait = self._ledger.admit(self._ready)
+            self.admitted += len(self._ready)
+            self._ready = []
+            for waiting in must_wait:
                 path = os.path.join(waiting.folder, waiting.name)
                 root = self._rules.of(path)
                 if root is not None:
@@ -214,7 +225,11 @@ class Intake:
     def _is_absent(self, path: bytes) -> bool:
         """Not there, though its root is: a missing root is not a mass delete."""
         root = self._rules.of(path)
-        return root is not None and look(path) is None and self._rules.is_present(root)
+        return (
+            root is not None
+            and self._rules.is_present(root)
+            and is_absent(root, path[len(root) + 1 :])
+        )
 
     def _take_finding(self, finding: _Finding) -> None:
         self._ready += finding.settled

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
@@ -25,9 +26,9 @@ from .intake import Intake
 from .job import Job, Kind, Report, State, Verdict
 from .log import shown
 from .pauses import Pauses
-from .pool import Finished, Killed, Pool, Returned, Trouble
+from .pool import Event, Finished, Killed, Pool, Returned, Trouble
 from .rules import Rules
-from .source import look
+from .source import is_absent
 from .store.completion import retry_time_ns
 from .store.ledger import Ledger
 from .tally import Tally
@@ -68,9 +69,14 @@ class Mill:
             config.reconcile_every,
         )
         self._unverified: dict[int, float] = {}  # file → when to compare all of it
+        self._began = time.monotonic()
+        self._lost: set[bytes] = set()  # roots that were looked for and are not there
+        self._rescans: set[int] = set()  # scans for files of polled roots that wait to be quiet
         self.echoes: set[bytes] = set()
         self.scanned: dict[int, watch.ScanDone | None] = {}  # scans that a request waits for
         self._forgot = 0.0
+        self._admit_after = 0.0  # by the monotonic clock
+        self._untold: deque[Event] = deque()  # what happened, not yet told to the ledger
 
     def start(self) -> None:
         dropped = self.ledger.mark_unwatched(self._rules.of)
@@ -86,15 +92,31 @@ class Mill:
         for event in self.watch.drain():
             self._noticed(event)
         for root, folder in self.intake.rescans_due(time.monotonic()):
-            self.watch.scan(root, folder)
+            self._rescans.add(self.watch.scan(root, folder))
+        if time.monotonic() >= self._admit_after and not self._try(self.intake.admit):
+            self._admit_after = self.pauses.until
+        if self._try(self._collect) and not self.pauses.reason():
+            self._try(self._feeder.fill)
+
+    def _try(self, step: Callable[[], None]) -> bool:
+        """Whether it went well; a fault of the machine makes everything pause."""
         try:
-            self.intake.admit()
-            for happened in self._pool.collect():
-                self._happened(happened)
-            if not self.pauses.reason():
-                self._feeder.fill()
+            step()
         except MachineFault as fault:
             self.pauses.machine(str(fault))
+            return False
+        return True
+
+    def _collect(self) -> None:
+        """What the ledger could not be told is told again the next time."""
+        for happened in self._pool.collect():
+            if isinstance(happened, Finished):
+                self._untold.extend(Finished([each]) for each in happened.reports)
+            else:
+                self._untold.append(happened)
+        while self._untold:
+            self._happened(self._untold[0])
+            self._untold.popleft()
 
     def tick(self, now: float) -> None:
         """About once a second: what is due by the clock."""
@@ -114,7 +136,8 @@ class Mill:
 
     def due(self) -> float | None:
         """When there is next something to do that no event announces, by the monotonic clock."""
-        return self.intake.due()
+        due = self.intake.due()
+        return None if due is None else max(due, self._admit_after)
 
     def waitables(self) -> list[Any]:
         return self._pool.waitables()
@@ -132,6 +155,7 @@ class Mill:
             case watch.RootReturned():
                 self._root_returned(event)
             case watch.RootLost():
+                self._lost.add(event.root)
                 logger.warning("%s is offline: %s", shown(event.root), event.why)
             case watch.Echo():
                 self.echoes.add(event.name)
@@ -142,6 +166,7 @@ class Mill:
                 self.intake.folder_gone(folder)
 
     def _root_returned(self, event: watch.RootReturned) -> None:
+        self._lost.discard(event.root)
         self._rules.root_returned(event.root)
         known = self.ledger.root_identity(event.root)
         with suppress(OSError):
@@ -159,7 +184,7 @@ class Mill:
         elif done.complete:
             self.intake.check_folders_below(done.folder)
             if done.folder == done.root:
-                with suppress(OSError):
+                with suppress(OSError, MachineFault):  # the next scan sees it again
                     status = os.stat(done.root)
                     identity = (status.st_dev, status.st_ino)
                     self.ledger.root_is(done.root, identity)
@@ -176,6 +201,11 @@ class Mill:
         self.scanned.update(dict.fromkeys(requests))
         return requests
 
+    def waiting_since(self, before: float) -> bool:
+        """Whether a file noticed before that time is not admitted yet."""
+        self._rescans &= self.watch.outstanding()
+        return bool(self._rescans) or self.intake.waiting_since(before)
+
     def scan_polled(self) -> list[int]:
         """Requests a scan of every root whose changes make no events."""
         polled = ("polling", "degraded")
@@ -189,6 +219,7 @@ class Mill:
                 self.pauses.worked()
                 for job, report in reports:
                     self._report(job, report)
+                    self.tally.add(job, report)
             case Returned(jobs=jobs):
                 self._forget_staged(jobs)
                 self._feeder.returned(jobs)
@@ -199,7 +230,6 @@ class Mill:
                 self._feeder.returned(jobs)
 
     def _report(self, job: Job, report: Report) -> None:
-        self.tally.add(job, report)
         path = os.path.join(job.root, job.path)
         match report.verdict:
             case Verdict.PART:
@@ -227,7 +257,7 @@ class Mill:
     def _vanished(self, job: Job, path: bytes) -> None:
         """Gone, unless its whole root is away: then it is neither there nor gone."""
         self._feeder.drop(job.file)
-        if look(path) is None and self._rules.is_present(job.root):
+        if self._rules.is_present(job.root) and is_absent(job.root, job.path):
             self.intake.gone(path)
         else:
             self.ledger.let_go([job.file])
@@ -268,14 +298,21 @@ class Mill:
             and self.intake.waiting() == held_up
             and self._feeder.is_empty()
             and self._pool.idle()
+            and not self._untold
             and not self.ledger.has_queued(held=not held_up)
             and self.ledger.next_retry_ns() is None
         )
 
     def _all_scanned(self) -> bool:
-        roots = self.watch.status()
-        seen = all(root.last_scan is not None or root.state == "offline" for root in roots)
-        return seen and not self.watch.outstanding()
+        # Every root begins as offline: only one that was looked for and is not there counts.
+        patient = time.monotonic() - self._began < PATIENCE
+        seen = all(
+            root.last_scan is not None
+            or root.path in self._lost
+            or (root.state == "offline" and not patient)
+            for root in self.watch.status()
+        )
+        return self.watch.has_looked() and seen and not self.watch.outstanding()
 
     def left_to_do(self) -> int:
         counts = self.ledger.counts()
@@ -296,17 +333,20 @@ class Mill:
         """What finishes within that time is finished; the rest stays queued, uncharged."""
         deadline = time.monotonic() + seconds
         self.watch.stop(min(1.0, seconds))
-        for event in self._pool.ask_to_leave():
-            self._happened(event)
+        self._happened_last([*self._untold, *self._pool.ask_to_leave()])
         while self._pool.alive() and time.monotonic() < deadline:
-            for event in self._pool.collect_last():
-                self._happened(event)
+            self._happened_last(self._pool.collect_last())
             time.sleep(0.005)
-        for event in self._pool.kill():
-            self._happened(event)
+        self._happened_last(self._pool.kill())
         self.tally.say_summary(time.monotonic())
         self.intake.close()
         self.ledger.close()
+
+    def _happened_last(self, events: Iterable[Event]) -> None:
+        """What the ledger cannot be told now is found out again at the next start."""
+        for event in events:
+            with suppress(MachineFault):
+                self._happened(event)
 
 
 def _worker_settings(config: Config) -> WorkerSettings:

@@ -28,7 +28,7 @@ class Pauses:
         self._fault: str | None = None
         self._fault_until = 0.0
         self._delay = 1.0
-        self._said: str | None = None
+        self._told: str | None = None
 
     def reason(self) -> str | None:
         """Why nothing new is taken; None when it is."""
@@ -44,16 +44,24 @@ class Pauses:
 
     def machine(self, fault: str) -> None:
         """The machine failed us: wait 1 s, then longer and longer up to 60 s, jittered."""
-        self._fault = fault
-        self._fault_until = time.monotonic() + self._delay * random.uniform(0.75, 1.25)
-        self._delay = min(_LONGEST, 2 * self._delay)
+        now = time.monotonic()
+        # Messages that were under way fail with it: all of them are one failure.
+        if now >= self._fault_until:
+            self._fault = fault
+            self._fault_until = now + self._delay * random.uniform(0.75, 1.25)
+            self._delay = min(_LONGEST, 2 * self._delay)
         self._say()
 
+    @property
+    def until(self) -> float:
+        """When what a fault of the machine made fail is tried again, by the monotonic clock."""
+        return self._fault_until
+
     def worked(self) -> None:
-        """A message was finished: the machine is well."""
-        if self._fault is not None:
-            logger.info("going on: %s is over", self._fault)
-        self._fault, self._delay = None, 1.0
+        """A message was finished: the machine is well, unless it was under way when it failed."""
+        if self._fault is not None and time.monotonic() >= self._fault_until:
+            self._fault, self._delay = None, 1.0
+            self._say()
 
     def tick(self, now: float) -> None:
         """About once a second: is there room on the disks?"""
@@ -77,11 +85,12 @@ class Pauses:
         )
 
     def _say(self) -> None:
-        reason = self.reason()
-        kind = (self._by_hand, self._space is not None, self._fault)
-        if str(kind) != self._said and (reason or self._said is not None):
-            if reason:
-                logger.warning("paused: %s", reason)
-            elif self._said != str((False, False, self._fault)):
-                logger.info("going on")
-            self._said = str(kind)
+        """Tells of each pause once, however often it is tried to go on, and of its end."""
+        held_by = "hand" if self._by_hand else "space" if self._space else self._fault
+        if held_by == self._told:
+            return
+        self._told = held_by
+        if held_by is None:
+            logger.info("going on")
+        elif reason := self.reason():
+            logger.warning("paused: %s", reason)

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-from .errors import DropmillError
+from .errors import BrokenState, DropmillError
 from .job import Job, Report
 from .slots import Phase, Slot, Slots
 from .worker import EXIT_LEFT, EXIT_OUT_OF_MEMORY, Done, Message, WorkerSettings, main
@@ -91,6 +91,7 @@ class Pool:
         self._ids = itertools.count(1)
         self._messages: dict[int, tuple[Job, ...]] = {}
         self._alone: list[Job] = []
+        self._asked = 0  # requests to leave that no worker has followed yet
         self._workers: list[_Worker] = []
         self._queue: Any = None
         self._lock: Any = None
@@ -106,6 +107,7 @@ class Pool:
         """A fresh Queue, a fresh Lock, N fresh workers."""
         self._start_at = None
         self._queue = self._context.Queue(MESSAGES_A_WORKER * self.size)
+        self._asked = 0
         self._lock = self._context.Lock()
         self._workers = [self._spawn(number) for number in range(self.size)]
 
@@ -123,7 +125,10 @@ class Pool:
         return _Worker(number, process, ours)
 
     def _retire(self) -> list[Event]:
-        """Kills the generation; its unfinished jobs are returned. A new one follows by `tick`."""
+        """Kills the generation and starts another, at once or, after many deaths, by `tick`.
+
+        Unfinished jobs are returned.
+        """
         events: list[Event] = []
         for worker in self._workers:
             worker.process.kill()
@@ -133,14 +138,20 @@ class Pool:
             self._bury(worker)
         self._workers = []
         self._discard_queue()
-        if self._messages:
-            jobs = [job for message in self._messages.values() for job in message]
+        jobs = [job for message in self._messages.values() for job in message] + self._alone
+        if jobs:
             events.append(Returned(jobs))
-            self._messages.clear()
+        self._messages.clear()
         self._alone.clear()
         if not self._stopping:
-            self._start_at = time.monotonic() + self._back_off()
+            self._start_after(self._back_off())
         return events
+
+    def _start_after(self, delay: float) -> None:
+        if delay:
+            self._start_at = time.monotonic() + delay
+        else:
+            self.start()
 
     def _discard_queue(self) -> None:
         if self._queue is not None:
@@ -174,8 +185,15 @@ class Pool:
     def put_alone(self, job: Job) -> None:
         """Sends a charged job to a fresh worker, alone: a worker is asked to make place for it."""
         self._alone.append(job)
+        self._ask_for_place()
+
+    def _ask_for_place(self) -> None:
+        """Asks as many workers to leave as jobs wait for a fresh one."""
+        if self._queue is None or self._asked >= len(self._alone):
+            return
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(Message(next(self._ids), ()))
+            self._asked += 1
 
     def idle(self) -> bool:
         return not self._messages and not self._alone
@@ -223,6 +241,8 @@ class Pool:
         return events
 
     def _done(self, worker: _Worker, done: Done) -> list[Event]:
+        if done.broken and not self._stopping:
+            raise BrokenState(f"{os.fsdecode(self._settings.state_folder)}: {done.fault}")
         if not done.message:
             worker.up = self._proven = True
             return []
@@ -244,12 +264,14 @@ class Pool:
         if not worker.up and not self._proven:
             raise DropmillError(f"a worker could not start (exit status {code}): see above")
         if code == EXIT_LEFT and slot.phase is Phase.FREE:
+            self._asked = max(0, self._asked - 1)
             self._replace(worker)
             return []
         logger.warning("worker %d (pid %d) %s", worker.number, worker.process.pid, _manner(code))
         events = self._blame(worker, slot, code)
-        if slot.phase is Phase.WORKING and worker.up:
-            self._back_off()
+        # Deaths that a take is charged or spared for are few; others might go on for ever.
+        is_bounded = slot.take or not self._back_off()
+        if slot.phase is Phase.WORKING and worker.up and is_bounded:
             self._replace(worker)
             return events
         return events + self._retire()
@@ -303,9 +325,7 @@ class Pool:
             self.start()
         for worker in self._workers:
             self._check(worker, now)
-        if self._alone and self._queue is not None:  # the request to leave found the Queue full
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(Message(next(self._ids), ()))
+        self._ask_for_place()  # the Queue was full, or there was none
         return []
 
     def _check(self, worker: _Worker, now: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from . import __version__
 from .control import Request
+from .errors import MachineFault
 from .log import rfc3339, shown
 from .mill import Mill
 from .watch import RootStatus
@@ -34,7 +35,11 @@ class Requests:
         if request.command not in _COMMANDS or handler is None:
             _refuse(request, f"unknown command {request.command!r}")
             return
-        step = handler(request)
+        try:
+            step = handler(request)
+        except MachineFault as fault:
+            _refuse(request, str(fault))
+            return
         if step is not None and not step():
             self._open.append((request, step))
 
@@ -157,7 +162,7 @@ class Requests:
             if scans & self._mill.watch.outstanding():
                 return False
             if state["up_to"] is None:
-                if self._mill.intake.waiting_since(state["echoed_at"]):
+                if self._mill.waiting_since(state["echoed_at"]):
                     return False
                 state["up_to"] = self._mill.ledger.seq
             if self._mill.ledger.has_queued(state["up_to"]):

@@ -26,6 +26,9 @@ class Phase(enum.IntEnum):
     COMMITTING = 3  # may hold the Lock
 
 
+_PHASES = {phase.value: phase for phase in Phase}
+
+
 class Slot(NamedTuple):
     phase: Phase
     pid: int
@@ -44,13 +47,15 @@ class Slots:
         try:
             if os.fstat(descriptor).st_size != SLOTS * _SIZE:
                 os.ftruncate(descriptor, SLOTS * _SIZE)
+            # Writing to a hole of a mapped file on a full disk would be a SIGBUS.
+            os.posix_fallocate(descriptor, 0, SLOTS * _SIZE)
             self._map = mmap.mmap(descriptor, SLOTS * _SIZE)
         finally:
             os.close(descriptor)
 
     def read(self, number: int) -> Slot:
         phase, *others = _FIELDS.unpack_from(self._map, number * _SIZE)
-        return Slot(Phase(phase), *others)
+        return Slot(_PHASES.get(phase, Phase.FREE), *others)
 
     def write(self, number: int, slot: Slot) -> None:
         _FIELDS.pack_into(self._map, number * _SIZE, *slot)

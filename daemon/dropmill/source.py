@@ -74,11 +74,26 @@ class Beneath:
             raise NotRegular(errno.EINVAL, "not a regular file")
         return descriptor
 
+    def is_absent(self, relative: bytes) -> bool:
+        """Whether there is no regular file at `relative`, as far as that can be told."""
+        folder_name, _, name = relative.rpartition(b"/")
+        try:
+            if folder_name != self._folder_name:
+                self._enter(folder_name)
+            status = os.stat(name, dir_fd=self._folder, follow_symlinks=False)
+        except NotRegular:
+            return True
+        except OSError as error:
+            return error.errno in (errno.ENOENT, errno.ENOTDIR)
+        return not stat.S_ISREG(status.st_mode)
+
     def _enter(self, folder_name: bytes) -> None:
         self._leave()
+        if not folder_name:
+            return
         folder = self._root
         try:
-            for part in folder_name.split(b"/"):
+            for part in folder_name.split(b"/") if folder_name else ():
                 below = os.open(part, _FOLDER, dir_fd=folder)
                 if folder != self._root:
                     os.close(folder)
@@ -111,6 +126,18 @@ def opened(root: bytes, relative: bytes) -> Iterator[int]:
             yield descriptor
         finally:
             os.close(descriptor)
+    finally:
+        beneath.close()
+
+
+def is_absent(root: bytes, relative: bytes) -> bool:
+    """Whether the root is there and holds no regular file at `relative`."""
+    try:
+        beneath = Beneath(root)
+    except OSError:
+        return False
+    try:
+        return beneath.is_absent(relative)
     finally:
         beneath.close()
 

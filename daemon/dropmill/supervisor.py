@@ -10,7 +10,7 @@ import queue
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
@@ -19,15 +19,25 @@ from . import __version__
 from . import config as configuration
 from .config.settings import Config
 from .control import Request, Server, runtime_folder
-from .errors import DropmillError, UsageError
+from .durable import make_folder
+from .errors import BrokenState, DropmillError, MachineFault, UsageError
 from .index import Shard, identity, shard_numbers, shard_path
 from .job import State
 from .log import shown
-from .mill import PATIENCE, Mill
+from .mill import FATAL_ATTEMPTS, PATIENCE, SPARED, Mill
 from .requests import Requests
 from .slots import Phase, Slot, Slots
+from .store.completion import retry_time_ns
 from .store.ledger import Ledger
-from .store.schema import FILE_NAME, move_aside_if_broken
+from .store.schema import (
+    BROKEN,
+    FILE_NAME,
+    clear_suspect,
+    is_suspect,
+    machine_faults,
+    mark_suspect,
+    move_aside_if_broken,
+)
 from .tally import Tally
 
 logger = logging.getLogger("dropmill")
@@ -69,7 +79,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Gives the exit code: 0; with `once` 1 when anything is quarantined."""
-        self._prepare()
+        with _told_as_a_sentence(self._state_folder):
+            self._prepare()
         try:
             while not self._should_exit:
                 self._wait()
@@ -77,6 +88,9 @@ class Supervisor:
                 self._mill.turn()
                 self._answer()
                 self._tick()
+        except (BrokenState, *BROKEN) as error:
+            mark_suspect(self._state_folder)
+            raise _broken(self._state_folder, error) from None
         finally:
             self._stop()
         return self._exit_code
@@ -106,6 +120,7 @@ class Supervisor:
             self._ticked = now
             self._mill.tick(now)
             self._check_configuration()
+            self._check_state()
 
     def _show_progress(self) -> None:
         if self._progress is not None and time.monotonic() - self._shown >= 0.1:
@@ -145,6 +160,18 @@ class Supervisor:
         self._inbox.put(request)
         self._wake()
 
+    def _check_state(self) -> None:
+        """Whoever removes the state folder leaves us writing to files that nobody else sees."""
+        with contextlib.suppress(OSError):
+            os.stat(os.path.join(self._state_folder, FILE_NAME))
+            lock = os.stat(os.path.join(self._state_folder, b"lock"))
+            if os.path.samestat(lock, os.fstat(self._lock)):
+                return
+        raise DropmillError(
+            f"{os.fsdecode(self._state_folder)}: was removed or replaced while the service ran:"
+            " start it again, and what was taken in is taken in anew"
+        )
+
     # ---- configuration -----------------------------------------------------------------------
 
     def _check_configuration(self) -> None:
@@ -175,7 +202,7 @@ class Supervisor:
     # ---- beginning and end -------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        os.makedirs(self._state_folder, mode=0o750, exist_ok=True)
+        make_folder(self._state_folder, mode=0o750)
         self._lock = _only_one(self._state_folder)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
@@ -208,7 +235,8 @@ class Supervisor:
         if self._once:
             self._exit_code = self._verdict()
             self._report_progress()
-        self._mill.stop(FINISH)
+        with contextlib.suppress(*BROKEN):
+            self._mill.stop(FINISH)
         os.close(self._lock)
 
     def _verdict(self) -> int:
@@ -218,6 +246,29 @@ class Supervisor:
         for path in held_up:
             logger.warning("%s: left out: somebody is still writing it", shown(path))
         return 1 if counts.get(State.QUARANTINED) or offline or held_up else 0
+
+
+@contextlib.contextmanager
+def _told_as_a_sentence(state_folder: bytes) -> Iterator[None]:
+    """What a start may find wrong with the state folder's disk."""
+    name = os.fsdecode(state_folder)
+    try:
+        with machine_faults(name):
+            yield
+    except MachineFault as fault:
+        raise DropmillError(str(fault) if name in str(fault) else f"{name}: {fault}") from None
+    except BROKEN as error:
+        mark_suspect(state_folder)
+        raise _broken(state_folder, error) from None
+    except OSError as error:
+        raise DropmillError(f"{error.filename or name}: {error.strerror}") from None
+
+
+def _broken(state_folder: bytes, error: Exception) -> DropmillError:
+    return DropmillError(
+        f"{os.fsdecode(state_folder)}: a database in it is broken ({error}): start again, and it is"
+        " moved aside and rebuilt from the sources"
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -281,14 +332,16 @@ def _repair(state_folder: bytes, workers: int) -> None:
     Broken databases are moved aside, every worker's shard is there and known to the ledger, and
     the files that workers had in hand are noted.
     """
+    suspect = is_suspect(state_folder)
     for path in (
         os.path.join(state_folder, FILE_NAME),
         *(shard_path(state_folder, number) for number in shard_numbers(state_folder)),
     ):
-        aside = move_aside_if_broken(path)
+        aside = move_aside_if_broken(path, suspect=suspect)
         if aside is not None:
             logger.error("%s is broken: moved to %s; what it held is taken in again",
                          shown(path), shown(aside))  # fmt: skip
+    clear_suspect(state_folder)
     for number in range(workers):
         Shard(state_folder, number).close()
     ledger = Ledger(state_folder)
@@ -306,6 +359,14 @@ def _note_interrupted(state_folder: bytes, ledger: Ledger) -> None:
     slots = Slots(state_folder)
     for number, slot in slots.in_hand():
         if slot.phase is Phase.WORKING and slot.file:
-            ledger.spare(slot.file)
+            _spare_or_charge(ledger, slot.file)
         slots.clear(number)
     slots.close()
+
+
+def _spare_or_charge(ledger: Ledger, file: int) -> None:
+    """Nobody is blamed for a service that died, unless it died of the same file every time."""
+    spared = ledger.spare(file)
+    if spared > SPARED:
+        reason = f"the service was killed {spared} times with it in hand"
+        ledger.charge(file, reason, retry_time_ns(1, time.time_ns()), FATAL_ATTEMPTS)

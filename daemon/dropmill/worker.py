@@ -18,15 +18,16 @@ import queue
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from . import log
+from .compaction import EVERY, Compaction
 from .copies import copy_path
 from .errors import FileFault, MachineFault, NotOurs
-from .index import Shard, compact, shard_numbers
+from .index import Shard
 from .job import Fingerprint, Job, Kind, Outcome, Report, Verdict
 from .processors import PROCESSORS, Workbench
 from .processors.watchlist import WatchList
@@ -34,12 +35,11 @@ from .slots import Phase, Slot, Slots
 from .source import Beneath, NotRegular, fingerprint, has_writer
 from .staging import Staging
 from .store.completion import Completion
+from .store.schema import BROKEN
 
 EXIT_LEFT = 0
 EXIT_OUT_OF_MEMORY = 71
 IDLE = 2.0  # seconds without a message until compaction may begin
-LONG_IDLE = 60.0
-SEEN_BY_SEARCHES_NS = 60 * 10**9  # takes that died less long ago are spared
 RACY_NS = 20 * 10**6  # read so soon after its mtime, a file is looked at once more
 _MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS}
 
@@ -73,6 +73,7 @@ class Done(NamedTuple):
     message: int
     reports: tuple[Report, ...]
     fault: str | None = None
+    broken: bool = False  # a database is: nobody can go on
 
 
 def main(
@@ -92,8 +93,11 @@ def main(
         if first is not None:
             worker.work(first)
         worker.serve(messages)
+        worker.leave()
     except MemoryError:
         os._exit(EXIT_OUT_OF_MEMORY)
+    except BROKEN as error:
+        reports.send(Done(0, (), str(error), broken=True))
     finally:
         with contextlib.suppress(Exception):
             worker.close()
@@ -157,11 +161,20 @@ class Worker:
         self._bench = Workbench(
             self._shard.add, WatchList(settings.keywords), self._staging.new, settings.pixels
         )
-        self._swept = 0.0
+        self._compaction = Compaction(
+            settings.state_folder,
+            settings.workers,
+            self._shard,
+            self._completion,
+            self._holding_the_lock,
+        )
 
     def close(self) -> None:
         self._shard.close()
         self._completion.close()
+
+    def leave(self) -> None:
+        """Gives its slot back; what ended in any other way has something to explain there."""
         self._slots.clear(self._number)
 
     def serve(self, messages: Any) -> None:
@@ -172,13 +185,15 @@ class Worker:
             try:
                 message: Message = messages.get(timeout=patience)
             except queue.Empty:
-                self._phase(Phase.WORKING)  # compaction: holds none of the locks
-                patience = LONG_IDLE if self._tidy(messages) else IDLE
+                self._phase(Phase.WORKING)
+                is_tidy = self._compaction.when_idle(lambda: not messages.empty())
+                patience = EVERY if is_tidy else IDLE
                 continue
             self._phase(Phase.WORKING, message.id)
             if not message.jobs:
                 return
             self.work(message)
+            self._compaction.under_load()
             patience = IDLE
 
     def work(self, message: Message) -> None:
@@ -283,7 +298,8 @@ class Worker:
         """Copies, then the shard, then the ledger: a `done` never speaks of what is not there."""
         self._phase(Phase.WORKING, message)  # no take is to blame from here on
         outcomes = [self._keep_copy(outcome) for outcome in outcomes]
-        self._staging.publish()
+        failed = self._staging.publish()
+        outcomes = [_without_copy(outcome, failed) for outcome in outcomes]
         self._shard.commit()
         self._phase(Phase.COMMITTING, message)
         try:
@@ -311,56 +327,19 @@ class Worker:
             self._staging.move(job.output, output, mtime_ns)
         return outcome._replace(output=output)
 
-    # ---- when idle ---------------------------------------------------------------------------
-
-    def _tidy(self, messages: Any) -> bool:
-        """Compacts this worker's shards while nothing waits; True when all is done."""
-        if time.monotonic() - self._swept < LONG_IDLE:
-            return True
-        before = time.time_ns() - SEEN_BY_SEARCHES_NS
-
-        def waiting() -> bool:
-            return not messages.empty()
-
-        for number in self._my_shards():
-            if self._completion.dead_takes(number, before) and not self._compact(
-                number, before, waiting
-            ):
-                return False
-        while self._shard.tidy():
-            if waiting():
-                return False
-        self._swept = time.monotonic()
-        return True
-
-    def _my_shards(self) -> list[int]:
-        """Its own, and its share of those that a larger pool left behind."""
-        workers = self._settings.workers
-        return [
-            number
-            for number in shard_numbers(self._settings.state_folder)
-            if number % workers == self._number
-        ]
-
-    def _compact(self, number: int, before: int, waiting: Callable[[], bool]) -> bool:
-        shard = self._shard if number == self._number else Shard(
-            self._settings.state_folder, number
-        )  # fmt: skip
-        try:
-            done = compact(shard, lambda takes: self._completion.removable(takes, before), waiting)
-            if done:
-                self._phase(Phase.COMMITTING)
-                self._completion.forget_dead(number, before)
-                self._phase(Phase.WORKING)
-            return done
-        finally:
-            if shard is not self._shard:
-                shard.close()
-
     # ---- slot --------------------------------------------------------------------------------
 
     def _phase(self, phase: Phase, message: int = 0) -> None:
         self._slots.write(self._number, Slot(phase, os.getpid(), message, 0, 0, time.monotonic()))
+
+    @contextlib.contextmanager
+    def _holding_the_lock(self) -> Iterator[None]:
+        """Between messages: whoever dies in here may leave the Lock locked."""
+        self._phase(Phase.COMMITTING)
+        try:
+            yield
+        finally:
+            self._phase(Phase.WORKING)
 
     def _in_hand(self, message: int, job: Job) -> None:
         self._slots.write(
@@ -386,6 +365,14 @@ def _held_still(job: Job, before: Fingerprint, after: Fingerprint) -> bool:
     if job.kind is Kind.TEXT and after.size > before.size:
         return True
     return (after.size, after.mtime_ns) == (before.size, before.mtime_ns)
+
+
+def _without_copy(outcome: Outcome, failed: dict[bytes, str]) -> Outcome:
+    """A copy that cannot be put in place is its file's fault, and may pass."""
+    if outcome.output is None or outcome.output not in failed:
+        return outcome
+    reason = f"its copy cannot be put in place: {failed[outcome.output]}"
+    return Outcome(outcome.job, Verdict.RETRY, outcome.started_ns, reason)
 
 
 def _open_fault(job: Job, error: OSError) -> Outcome:

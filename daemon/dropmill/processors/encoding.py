@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from ..errors import NotOurs
+
+if TYPE_CHECKING:
+    from charset_normalizer import CharsetMatch
 
 _MARKS = (
     (b"\xef\xbb\xbf", "utf-8"),
@@ -78,14 +82,27 @@ def _mostly_utf8(sample: bytes) -> str | None:
     return "utf-8" if stray * 4 <= others else None
 
 
+def _most_used(matches: list[CharsetMatch]) -> str:
+    """The best match, or the encoding of most old Western text where that is as likely.
+
+    On little text its neighbours (cp1250, iso8859-3, ...) fit equally well.
+    """
+    best = matches[0]
+    for match in matches:
+        as_likely = match.chaos <= best.chaos + 0.05 and match.coherence >= best.coherence - 0.05
+        if as_likely and "cp1252" in match.could_be_from_charset:
+            return "cp1252"
+    return best.encoding
+
+
 def _guess(sample: bytes) -> str:
     # Imported for the few files that need it: it costs 20 ms.
     from charset_normalizer import from_bytes
 
     telling = b"".join(_NON_ASCII_LINE.findall(sample))[:_SAMPLE]
-    best = from_bytes(telling, cp_exclusion=_NOT_TRIED).best()
-    if best is not None:
-        return best.encoding.replace("_", "-")
+    matches = list(from_bytes(telling, cp_exclusion=_NOT_TRIED))
+    if matches:
+        return _most_used(matches).replace("_", "-")
     strange = len(re.findall(rb"[\x80-\xff]", sample))
     if strange * 3 > len(sample):
         raise NotOurs("binary content (no known encoding fits)")

@@ -13,17 +13,18 @@ import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ..index import Block
+from ..index import Block, tokenize
 from ..job import Job, Take, Verdict
 from .encoding import detect, line_break
 from .watchlist import WatchList
 
 BLOCK = 256 * 1024
-RANGE = 16 * 1024 * 1024
+# Half a second's work where words are many: so long may a note wait that finds all hands full.
+RANGE = 4 * 1024 * 1024
 OVERLAP = 4096  # of the next line, indexed with a block so that a phrase may cross
 VERIFY = 256 * 1024 * 1024  # read again and compared in one go
 _DETECT = 1024 * 1024
-_BETWEEN_TOKENS = b" \t\r\f\v.,;:!?\"'()[]{}<>=+-*/|&^%$#@~`\\"
+_WINDOW = 4096  # looked at for the end of a word, in an endless line
 
 AddBlock = Callable[[Block, str], None]
 
@@ -54,7 +55,8 @@ def process(descriptor: int, job: Job, size: int, add: AddBlock, watch_list: Wat
         return Taken(Verdict.VERIFYING, trusted=trusted)
     if job.known and keep_to == size == job.known[-1].end:
         return Taken(Verdict.UNCHANGED, job.encoding, keep_to)
-    keep_to = _before_the_change(job, keep_to)
+    # Of another file's takes all are true, or none is of use.
+    keep_to = 0 if job.moved_from is not None else _before_the_change(job, keep_to)
     if not keep_to or job.encoding is None:
         text.encoding = detect(text.read(0, min(size, _DETECT)), whole=size <= _DETECT)
     end = size
@@ -85,15 +87,19 @@ def _verify(text: _Text, job: Job) -> tuple[int, int]:
 def _before_the_change(job: Job, keep_to: int) -> int:
     """From where on to index: the last take that agrees is made again with what follows.
 
-    After growth that is the last block, which keeps a log's takes from becoming many. After an
-    edit it is what lies before the edit, for its last block was indexed with a line of it.
+    After growth that is the last block, which keeps a log's takes from becoming many, and also
+    what lies before it where it was nothing but the beginning of a line: a block is indexed with
+    the line after it. For the same reason, after an edit, it is what lies before the edit.
     """
     kept = [take for take in job.known if take.end <= keep_to]
     if not kept:
         return 0
     grew = len(kept) == len(job.known)
-    last = kept[-1]
-    return last.first if not grew or last.end - last.first <= BLOCK else keep_to
+    if not grew or kept[-1].end - kept[-1].first <= BLOCK:
+        keep_to = kept[-1].first
+    if grew and len(kept) > 1 and kept[-1].unterminated and not kept[-1].newlines:
+        keep_to = kept[-2].first
+    return keep_to
 
 
 class _Text:
@@ -137,7 +143,10 @@ class _Text:
         found = _find(window, line_break(self.encoding))
         if found is not None:
             return position - unit + found
-        return position + self._between_tokens(window[unit:], backwards=False)
+        ahead = window[unit : unit + _WINDOW]
+        end = _end_of_word(ahead, self.encoding)
+        # A word that goes on to the end of the text is not worth a take of its own.
+        return self.size if position + end >= self.size else position + end
 
     def takes(self, first: int, end: int) -> Iterator[Take]:
         """Indexes bytes `first` to `end`, which are cuts, and gives the takes they became."""
@@ -161,20 +170,10 @@ class _Text:
             return end
         content = self.read(first, first + BLOCK)
         found = _rfind(content, line_break(self.encoding))
-        return first + (found or self._between_tokens(content, backwards=True))
-
-    def _between_tokens(self, content: bytes, *, backwards: bool) -> int:
-        """A place in an endless line where no word is cut, if there is one."""
-        unit = len(line_break(self.encoding))
-        if unit > 1:
-            return len(content) - len(content) % unit if backwards else 0
-        places = range(len(content) - 1, 0, -1) if backwards else range(len(content))
-        for place in places:
-            if content[place] in _BETWEEN_TOKENS:
-                return place + 1
-        if not backwards:
-            return _start_of_character(content, 0, 1)
-        return _start_of_character(content, len(content) - 1, -1) or len(content)
+        if found:
+            return first + found
+        behind = max(0, len(content) - _WINDOW)
+        return first + behind + _start_of_last_word(content[behind:], self.encoding)
 
     def _index(self, take: _Take, first: int, end: int) -> None:
         content = self.read(first, end)
@@ -189,12 +188,9 @@ class _Text:
         take.unterminated = end == self.size and not content.endswith(line_break(self.encoding))
 
     def _next_line(self, first: int) -> bytes:
-        """The line after a block, if it is whole: an unterminated one may still grow."""
+        """The line after a block, as far as the overlap goes."""
         window = self.read(first, min(self.size, first + OVERLAP))
-        found = _find(window, line_break(self.encoding))
-        if found is not None:
-            return window[:found]
-        return window if len(window) == OVERLAP else b""
+        return window[: _find(window, line_break(self.encoding))]
 
 
 class _Take:
@@ -236,10 +232,42 @@ def _rfind(content: bytes, line_feed: bytes) -> int | None:
     return place + len(line_feed) if place >= 0 else None
 
 
-def _start_of_character(content: bytes, place: int, step: int) -> int:
-    """The nearest place that is not inside a UTF-8 character; at most three bytes away."""
-    for _ in range(4):
-        if not 0 <= place < len(content) or content[place] & 0xC0 != 0x80:
-            break
-        place += step
-    return max(0, min(place, len(content)))
+def _end_of_word(window: bytes, encoding: str) -> int:
+    """Where in a window the word ends that its beginning may lie in; a whole character's end."""
+    skipped = _inside_character(window, encoding)
+    text = window[skipped:].decode(encoding, "ignore")
+    words = tokenize(text.encode("utf-8", "replace"))
+    if not words or words[0][0] > 0:
+        return skipped
+    return skipped + _length(text, words[0][1], encoding)
+
+
+def _start_of_last_word(window: bytes, encoding: str) -> int:
+    """Where in a window the word starts that may go on after it; else its last whole character's
+    end."""
+    skipped = _inside_character(window, encoding)
+    text = window[skipped:].decode(encoding, "ignore")
+    content = text.encode("utf-8", "replace")
+    words = tokenize(content)
+    cut_off = words and words[-1][1] == len(content) and words[-1][0] > 0
+    end = words[-1][0] if cut_off else len(content)
+    return (skipped + _length(text, end, encoding)) or len(window)
+
+
+def _length(text: str, utf8_bytes: int, encoding: str) -> int:
+    """How many bytes of the encoding a text's first bytes of UTF-8 are."""
+    beginning = text.encode("utf-8", "replace")[:utf8_bytes].decode("utf-8")
+    return len(beginning.encode(encoding, "replace"))
+
+
+def _inside_character(window: bytes, encoding: str) -> int:
+    """How many bytes at a window's beginning belong to a character that began before it."""
+    if encoding == "utf-8":
+        inside = 0
+        while inside < min(3, len(window)) and window[inside] & 0xC0 == 0x80:
+            inside += 1
+        return inside
+    if encoding.startswith("utf-16") and len(window) >= 2:
+        unit = int.from_bytes(window[:2], "little" if encoding.endswith("le") else "big")
+        return 2 if 0xDC00 <= unit <= 0xDFFF else 0
+    return 0

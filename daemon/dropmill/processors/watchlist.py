@@ -31,7 +31,8 @@ class WatchList:
     def __init__(self, keywords: Sequence[str]) -> None:
         self._keywords: list[_Keyword] = []
         self._automaton: BytesAhoCorasick | None = None
-        patterns = [self._pattern(keyword) for keyword in keywords]
+        # A letter that the index's tokenizer does not know is no word, so nothing to look for.
+        patterns = [self._pattern(keyword) for keyword in keywords if tokenize(_utf8(keyword))]
         if patterns:
             # Only where there is a watch list: the import costs memory in every worker.
             from ahocorasick_rs import BytesAhoCorasick, Implementation
@@ -41,7 +42,7 @@ class WatchList:
     def _pattern(self, keyword: str) -> bytes:
         """The bytes that the automaton looks for; a phrase is confirmed where they are found."""
         prefix = keyword.rstrip().endswith("*")
-        words = [word.encode() for _, _, word in tokenize(keyword.encode("utf-8", "replace"))]
+        words = [word.encode() for _, _, word in tokenize(_utf8(keyword))]
         closed = b"" if prefix else b" "
         if len(words) == 1:
             self._keywords.append(_Keyword(keyword, None))
@@ -94,6 +95,10 @@ class WatchList:
         for match in keyword.phrase.finditer(folded):
             if match.start() < length:
                 _add(found, keyword.written, lines.at(match.start()))
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
 
 
 class _Lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Iterable, Sequence
@@ -53,6 +54,8 @@ class Completion:
         if row is None:
             return Verdict.STALE
         attempts, part = row
+        if not self._has_what_was_kept(outcome):
+            return self._let_go(job.file)
         match outcome.verdict:
             case Verdict.SKIPPED | Verdict.QUARANTINED:
                 self._give_up(outcome, attempts, now)
@@ -61,30 +64,62 @@ class Completion:
             case Verdict.RENAMED:
                 return self._rename(outcome, now)
             case Verdict.UNCHANGED:
-                self._revive(job.file)
+                self._revive(outcome, job.file, now)
                 self._finish(outcome, now, changed=False)
             case Verdict.DONE if outcome.takes or outcome.encoding:
                 return self._text(outcome, part, now)
             case _:
+                self._bury(job.file, now)
                 self._finish(outcome, now, changed=True)
         return outcome.verdict
 
+    def _let_go(self, file: int) -> Verdict:
+        """It is not what was worked on: back to settle, to be admitted anew."""
+        self._connection.execute(
+            "UPDATE files SET moved_from = NULL, part = NULL, ctime_ns = -1 WHERE id = ?", (file,)
+        )
+        return Verdict.CHANGED
+
     # ---- a text's takes ----------------------------------------------------------------------
+
+    @staticmethod
+    def _kept(outcome: Outcome) -> list[Take]:
+        if outcome.takes and not outcome.keep_to:
+            return []  # nor an empty take, which ends at 0 too
+        return [take for take in outcome.job.known if take.end <= outcome.keep_to]
+
+    def _has_what_was_kept(self, outcome: Outcome) -> bool:
+        """Whether the known takes that were found true are there still, and cover what they must.
+
+        They may have been compacted since, or have become another row's.
+        """
+        kept = self._kept(outcome)
+        owner = outcome.job.moved_from or outcome.job.file
+        held = (
+            self._connection.execute(
+                "SELECT 1 FROM takes WHERE id = ? AND file = ? AND state IN (1, 3)",
+                (take.id, owner),
+            ).fetchone()
+            for take in kept
+        )
+        return sum(take.end - take.first for take in kept) == outcome.keep_to and all(held)
 
     def _text(self, outcome: Outcome, part: int | None, now: int) -> Verdict:
         file = outcome.job.file
         size = (outcome.fingerprint or outcome.job.fingerprint).size
         end = outcome.takes[-1].end if outcome.takes else outcome.keep_to
         if not outcome.job.ranged and end >= size:
-            self._revive(file)
+            self._revive(outcome, file, now)
             self._kill(file, now, after=outcome.keep_to)
             self._insert(outcome.takes, file, TakeState.LIVE)
         else:
             if part is None:
-                part = self._begin_ranges(outcome)
+                part = self._begin_ranges(outcome, now)
             self._insert(outcome.takes, file, TakeState.LIVE if part < 0 else TakeState.PENDING)
             if self._covered(file, part) < size:
                 return Verdict.PART
+            if not self._is_tiled(file, part, size):
+                return self._let_go(file)  # it was rewritten between two ranges
             if part >= 0:
                 self._kill(file, now, after=part)
                 self._connection.execute(
@@ -94,14 +129,14 @@ class Completion:
         self._sum_up(file)
         return Verdict.DONE
 
-    def _begin_ranges(self, outcome: Outcome) -> int:
+    def _begin_ranges(self, outcome: Outcome, now: int) -> int:
         """Marks a large text as in progress.
 
         What the index holds of its old content stays searchable until all of the new is there;
         where there is none, ranges are searchable one by one.
         """
         file = outcome.job.file
-        self._revive(file)
+        self._revive(outcome, file, now)
         (old,) = self._connection.execute(
             "SELECT count(*) FROM takes WHERE file = ? AND state = 1", (file,)
         ).fetchone() or (0,)
@@ -114,12 +149,24 @@ class Completion:
         return part
 
     def _covered(self, file: int, part: int) -> int:
-        (covered,) = self._connection.execute(
-            "SELECT sum(end - first) FROM takes WHERE file = ? AND (state = ? OR state = ? AND"
-            " (end <= ? OR ? < 0))",
+        return sum(end - first for first, end in self._made(file, part))
+
+    def _is_tiled(self, file: int, part: int, size: int) -> bool:
+        position = 0
+        for first, end in self._made(file, part):
+            if first != position:
+                return False
+            position = end
+        return position == size
+
+    def _made(self, file: int, part: int) -> list[tuple[int, int]]:
+        """The ranges of a large text in progress that are there, in order."""
+        found: list[Any] = self._connection.execute(
+            "SELECT first, end FROM takes WHERE file = ? AND (state = ? OR state = ? AND"
+            " (end <= ? OR ? < 0)) ORDER BY first",
             (file, TakeState.PENDING, TakeState.LIVE, part, part),
-        ).fetchone() or (0,)
-        return int(covered or 0)
+        ).fetchall()
+        return found
 
     def _insert(self, takes: Iterable[Take], file: int, state: TakeState) -> None:
         self._connection.executemany(
@@ -149,10 +196,20 @@ class Completion:
             (TakeState.DEAD, now, file, after),
         )
 
-    def _revive(self, file: int) -> None:
-        """The file is back: what was live when it went away is live again."""
+    def _revive(self, outcome: Outcome, file: int, now: int) -> None:
+        """The file is back: of what was live when it went away, what was kept is live again."""
+        self._connection.executemany(
+            "UPDATE takes SET state = 1, died_ns = NULL WHERE id = ? AND state = 3",
+            [(take.id,) for take in self._kept(outcome)],
+        )
         self._connection.execute(
-            "UPDATE takes SET state = 1, died_ns = NULL WHERE file = ? AND state = 3", (file,)
+            "UPDATE takes SET state = 4, died_ns = ? WHERE file = ? AND state = 3", (now, file)
+        )
+
+    def _bury(self, file: int, now: int) -> None:
+        """Whatever the index holds of the file is out of search."""
+        self._connection.execute(
+            "UPDATE takes SET state = 4, died_ns = ? WHERE file = ? AND state != 4", (now, file)
         )
 
     def _sum_up(self, file: int) -> None:
@@ -206,12 +263,7 @@ class Completion:
     def _give_up(self, outcome: Outcome, attempts: int, now: int) -> None:
         """Skipped or quarantined: whatever the index holds of it is of an older content."""
         skipped = outcome.verdict is Verdict.SKIPPED
-        self._revive(outcome.job.file)
-        self._kill(outcome.job.file, now)
-        self._connection.execute(
-            "UPDATE takes SET state = ?, died_ns = ? WHERE file = ? AND state = 2",
-            (TakeState.DEAD, now, outcome.job.file),
-        )
+        self._bury(outcome.job.file, now)
         self._update(
             outcome.job.file,
             {
@@ -245,19 +297,13 @@ class Completion:
         """The old row takes over the new path, with all that it knows; the new row goes."""
         job = outcome.job
         old = job.moved_from
-        holds = self._connection.execute(
-            "SELECT 1 FROM files WHERE id = ? AND state IN (2, 6)", (old,)
-        ).fetchone()
-        if old is None or holds is None or not self._still_held(old, outcome):
-            self._connection.execute(
-                "UPDATE files SET moved_from = NULL, ctime_ns = -1 WHERE id = ?", (job.file,)
-            )
-            return Verdict.CHANGED
+        if old is None or not self._is_still_its_rename(old, outcome):
+            return self._let_go(job.file)
         folder, name = self._connection.execute(
             "SELECT folder, name FROM files WHERE id = ?", (job.file,)
         ).fetchone() or (0, b"")
         self._connection.execute("DELETE FROM files WHERE id = ?", (job.file,))
-        self._revive(old)
+        self._revive(outcome, old, now)
         seen = outcome.fingerprint or job.fingerprint
         self._update(
             old,
@@ -273,32 +319,77 @@ class Completion:
         )
         return Verdict.RENAMED
 
-    def _still_held(self, old: int, outcome: Outcome) -> bool:
-        """Whether the takes that were verified are there still, not compacted meanwhile."""
-        (held,) = self._connection.execute(
-            "SELECT sum(end - first) FROM takes WHERE file = ? AND state IN (1, 3)", (old,)
-        ).fetchone() or (0,)
-        is_image = outcome.digest is not None
-        return is_image or (held or 0) == outcome.job.fingerprint.size
+    def _is_still_its_rename(self, old: int, outcome: Outcome) -> bool:
+        """Whether the old row's path is still away, and its content what was compared with."""
+        found = self._connection.execute(
+            "SELECT d.path, f.name, f.digest FROM files f JOIN folders d ON d.id = f.folder"
+            " WHERE f.id = ? AND f.state IN (2, 6)",
+            (old,),
+        ).fetchone()
+        if found is None:
+            return False
+        folder, name, digest = found
+        is_away = not os.path.lexists(os.path.join(bytes(folder), bytes(name)))
+        if outcome.digest is not None:
+            return is_away and digest == outcome.digest
+        return is_away and outcome.keep_to == outcome.job.fingerprint.size
 
     # ---- compaction --------------------------------------------------------------------------
 
-    def dead_takes(self, shard: int, before_ns: int) -> int:
+    def dead_blocks(self, shard: int, before_ns: int, size: int) -> int:
+        """About how many blocks of a shard, of about that size, nobody can see any more."""
         (count,) = self._connection.execute(
-            "SELECT count(*) FROM takes WHERE shard = ? AND state >= 3 AND died_ns < ?",
-            (shard, before_ns),
+            "SELECT sum(1 + (end - first) / ?) FROM takes"
+            " WHERE shard = ? AND state >= 3 AND died_ns < ?",
+            (size, shard, before_ns),
         ).fetchone() or (0,)
-        return int(count)
+        return int(count or 0)
+
+    def bury(self, shard: int, before_ns: int, limit: int) -> list[int]:
+        """Some of the takes that nobody can see any more; from here on they cannot be revived."""
+        with self._lock, machine_faults("results.db"), transaction(self._connection):
+            found: list[Any] = self._connection.execute(
+                "SELECT id FROM takes WHERE shard = ? AND state >= 3 AND died_ns < ? LIMIT ?",
+                (shard, before_ns, limit),
+            ).fetchall()
+            self._connection.executemany("UPDATE takes SET state = 4 WHERE id = ?", found)
+        return [int(take) for (take,) in found]
+
+    def forget(self, takes: Iterable[int]) -> None:
+        """Drops the rows of dead takes whose blocks are deleted."""
+        with self._lock, machine_faults("results.db"), transaction(self._connection):
+            self._connection.executemany(
+                "DELETE FROM takes WHERE id = ? AND state = 4", [(take,) for take in takes]
+            )
 
     def removable(self, takes: Iterable[int], before_ns: int) -> set[int]:
-        """Those of the takes that nobody can see any more: unknown, or dead since before then."""
+        """Those of the takes that nobody can see any more: unknown, or dead since before then.
+
+        From here on they cannot be revived.
+        """
         found: set[int] = set()
+        gone: list[tuple[int]] = []
         for take in takes:
             row = self._connection.execute(
                 "SELECT state, died_ns FROM takes WHERE id = ?", (take,)
             ).fetchone()
-            if row is None or (row[0] >= TakeState.GONE and row[1] < before_ns):
+            if row is None or (row[0] == TakeState.DEAD and row[1] < before_ns):
                 found.add(take)
+            elif row[0] == TakeState.GONE and row[1] < before_ns:
+                gone.append((take,))
+        return found | self._buried(gone)
+
+    def _buried(self, gone: list[tuple[int]]) -> set[int]:
+        """Those of the takes that were gone still, and now are dead for good."""
+        found: set[int] = set()
+        if gone:
+            with self._lock, machine_faults("results.db"), transaction(self._connection):
+                for take in gone:
+                    self._connection.execute(
+                        "UPDATE takes SET state = 4 WHERE id = ? AND state = 3", take
+                    )
+                    if self._connection.changes():
+                        found.add(take[0])
         return found
 
     def forget_dead(self, shard: int, before_ns: int) -> None:

@@ -14,6 +14,7 @@ import apsw
 from ..job import Fingerprint, Kind, Lane, State, Take
 from .schema import TakeState, machine_faults, open_for_writing, transaction
 
+LONGEST_RETRY_NS = 120 * 10**9
 RENAME_WINDOW_NS = 30 * 10**9  # takes that died longer ago may be compacted at any moment
 
 
@@ -114,8 +115,12 @@ class Ledger:
         progress that only grew is finished as it was admitted first.
         """
         now = time.time_ns()
-        with machine_faults("results.db"), self._lock(), transaction(self._connection):
-            return [each for each in admissions if not self._admit(each, now)]
+        try:
+            with machine_faults("results.db"), self._lock(), transaction(self._connection):
+                return [each for each in admissions if not self._admit(each, now)]
+        except BaseException:
+            self._folders.clear()  # the numbers of folders that were rolled back
+            raise
 
     def _admit(self, new: Admission, now: int) -> bool:
         folder = self._folder(new.folder)
@@ -176,10 +181,14 @@ class Ledger:
                 file,
             ),
         )
-        self._connection.execute(
-            "UPDATE takes SET state = ?, died_ns = ? WHERE file = ? AND state = ?",
-            (TakeState.DEAD, now, file, TakeState.PENDING),
-        )
+        self._bury(file, TakeState.PENDING)
+
+    def _bury(self, file: int, *states: TakeState) -> None:
+        for state in states:
+            self._connection.execute(
+                "UPDATE takes SET state = ?, died_ns = ? WHERE file = ? AND state = ?",
+                (TakeState.DEAD, time.time_ns(), file, state),
+            )
 
     def _rename_of(self, new: Admission) -> int | None:
         """The row whose path is gone and whose size and mtime agree: maybe the same content."""
@@ -228,6 +237,15 @@ class Ledger:
         values = self._one(_ROW + "WHERE f.id = ?", (file,))
         return _row(values) if values else None
 
+    def begin_anew(self, file: int) -> None:
+        """Forgets the ranges of a large text in progress, and queues it from its beginning."""
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            self._connection.execute(
+                "UPDATE files SET part = NULL WHERE id = ? AND state = 1", (file,)
+            )
+            self._bury(file, TakeState.PENDING)
+            self._requeue(file)
+
     def queue_again(self, file: int) -> None:
         """Has a done file read once more, as it stands, to be compared with its takes."""
         with machine_faults("results.db"), self._lock(), transaction(self._connection):
@@ -267,10 +285,13 @@ class Ledger:
         )
 
     def due_retries(self, now_ns: int, limit: int = 256) -> int:
-        """Puts retries whose time has come back into the queue; gives how many."""
+        """Puts retries whose time has come back into the queue; gives how many.
+
+        One that is further off than any retry is set was set by a clock that was put back since.
+        """
         due = self._all(
-            "SELECT id FROM files WHERE state = ? AND retry_ns <= ? LIMIT ?",
-            (int(State.RETRY), now_ns, limit),
+            "SELECT id FROM files WHERE state = ? AND (retry_ns <= ? OR retry_ns > ?) LIMIT ?",
+            (int(State.RETRY), now_ns, now_ns + LONGEST_RETRY_NS, limit),
         )
         if due:
             with machine_faults("results.db"), self._lock(), transaction(self._connection):
@@ -331,6 +352,8 @@ class Ledger:
                 " finished_ns = ? WHERE id = ?",
                 (int(state), attempts, reason, retry_ns, time.time_ns(), file),
             )
+            if state is State.QUARANTINED:
+                self._bury(file, TakeState.LIVE, TakeState.PENDING, TakeState.GONE)
             return state
 
     def spare(self, file: int) -> int:
@@ -352,8 +375,10 @@ class Ledger:
         with machine_faults("results.db"), self._lock(), transaction(self._connection):
             for file in files:
                 self._connection.execute(
-                    "UPDATE files SET ctime_ns = -1 WHERE id = ? AND state = 1", (file,)
+                    "UPDATE files SET ctime_ns = -1, part = NULL WHERE id = ? AND state = 1",
+                    (file,),
                 )
+                self._bury(file, TakeState.PENDING)
 
     # ---- gone --------------------------------------------------------------------------------
 
@@ -446,6 +471,11 @@ class Ledger:
         found = self._all("SELECT state, count(*) FROM files GROUP BY state")
         return {State(state): count for state, count in found}
 
+    def has_small_queued(self) -> bool:
+        """Whether anything is queued that is no large text."""
+        sql = "SELECT 1 FROM files WHERE state = 1 AND lane = ? LIMIT 1"
+        return any(self._one(sql, (int(lane),)) for lane in (Lane.FRESH, Lane.BACKLOG))
+
     def has_queued(self, up_to: int | None = None, *, held: bool = True) -> bool:
         """Whether a file admitted by then (None: ever) is queued still.
 
@@ -490,6 +520,7 @@ class Ledger:
         self._connection.execute("DELETE FROM takes WHERE shard = ?", (number,))
         for (file,) in files:
             self._connection.execute("UPDATE files SET part = NULL WHERE id = ?", (file,))
+            self._bury(file, TakeState.PENDING)
             self._requeue(file, Lane.BACKLOG)
         return len(files)
 

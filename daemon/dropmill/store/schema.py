@@ -16,6 +16,10 @@ from ..errors import DropmillError, MachineFault
 VERSION = 1
 FILE_NAME = b"results.db"
 BUSY_MS = 15_000
+BROKEN = (apsw.CorruptError, apsw.NotADBError)
+
+_SUSPECT = b"suspect"  # a mark in the state folder: something in it was found broken
+_QUICKLY_CHECKED = 64 << 20  # bytes; takes a fraction of a second
 
 _TABLES = """
 CREATE TABLE folders(id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
@@ -215,10 +219,26 @@ def machine_faults(what: str) -> Iterator[None]:
         raise
 
 
-def move_aside_if_broken(path: bytes) -> bytes | None:
+def mark_suspect(state_folder: bytes) -> None:
+    """Has the next start read every database from end to end."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(os.path.join(state_folder, _SUSPECT), os.O_WRONLY | os.O_CREAT, 0o640))
+
+
+def is_suspect(state_folder: bytes) -> bool:
+    return os.path.exists(os.path.join(state_folder, _SUSPECT))
+
+
+def clear_suspect(state_folder: bytes) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(state_folder, _SUSPECT))
+
+
+def move_aside_if_broken(path: bytes, *, suspect: bool = False) -> bytes | None:
     """Where a database that SQLite cannot read was moved to; None when it is whole or absent.
 
-    Sources are the truth: what it held is worked on again.
+    Sources are the truth: what it held is worked on again. A large one is read from end to end
+    only where it is `suspect`.
     """
     if not os.path.exists(path):
         return None
@@ -231,9 +251,13 @@ def move_aside_if_broken(path: bytes) -> bytes | None:
             ).fetchall()
             for (name,) in tables:
                 connection.execute(f"SELECT max(rowid), min(rowid) FROM {name}").fetchall()
+            if suspect or os.path.getsize(path) <= _QUICKLY_CHECKED:
+                (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone() or ("",)
+                if verdict != "ok":
+                    raise apsw.CorruptError(verdict)
         finally:
             connection.close()
-    except (apsw.CorruptError, apsw.NotADBError, apsw.SQLError):
+    except (*BROKEN, apsw.SQLError):
         aside = path + b".broken-" + str(time.time_ns()).encode()
         for suffix in (b"", b"-wal", b"-shm"):
             with contextlib.suppress(FileNotFoundError):

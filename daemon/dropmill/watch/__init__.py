@@ -13,6 +13,7 @@ due are asked for.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import time
 from collections import deque
@@ -105,20 +106,24 @@ class _Root:
         self.last_scan_seconds = 0.0
         self.folders = 0
         self.unreadable: tuple[bytes, ...] = ()
+        self.offline: tuple[bytes, ...] = ()  # the root, or mount points below it
         self.mounts: frozenset[bytes] = frozenset()  # those that are watched, as far as we know
 
     def scanned(self, done: ScanDone) -> None:
         if done.folder == self.root.path:
             self.last_scan, self.last_scan_seconds = time.time(), done.seconds
-            self.folders, self.unreadable = done.folders, done.unreadable
+            self.folders = done.folders
+            self.unreadable, self.offline = done.unreadable, done.offline
         else:
-            inside = done.folder + b"/"
-            others = [
-                path
-                for path in self.unreadable
-                if path != done.folder and not path.startswith(inside)
-            ]
-            self.unreadable = (*others, *done.unreadable)
+            self.unreadable = _merged(self.unreadable, done.unreadable, done.folder)
+            self.offline = _merged(self.offline, done.offline, done.folder)
+
+
+def _merged(before: tuple[bytes, ...], now: tuple[bytes, ...], folder: bytes) -> tuple[bytes, ...]:
+    """What is known after a scan of `folder`, of which `now` tells."""
+    inside = folder + b"/"
+    others = {path for path in before if path != folder and not path.startswith(inside)}
+    return tuple(sorted(others.union(now)))
 
 
 class Watch:
@@ -200,6 +205,12 @@ class Watch:
         """The scans asked for, by whomever, that are not done: with an Echo, wait for these too."""
         return frozenset(self._outstanding)
 
+    def has_looked(self) -> bool:
+        """Whether every root was looked for once: before that all of them are called offline."""
+        now = time.monotonic()
+        threads = [known.thread for known in self._roots.values()]
+        return all(each.surveyed.is_set() or each.silent_for(now) > _SILENT for each in threads)
+
     def suspect(self, root: bytes, why: str) -> None:
         """Says that something was missed: a reconcile found what an event should have told."""
         observer = self._keeper.observer
@@ -218,7 +229,7 @@ class Watch:
 
     @staticmethod
     def watches_limit() -> int:
-        """fs.inotify.max_user_watches."""
+        """The number of watches that the kernel grants this user."""
         return watches_limit()
 
     def stop(self, timeout: float = 5.0) -> None:
@@ -376,9 +387,13 @@ class Watch:
             return "offline", f"it has not answered for {silent:.0f} s"
         if known.thread.identity is None:
             return "offline", known.thread.why_offline
+        if known.root.path in known.offline:
+            return "offline", "another folder is in its place, which holds none of its files"
         trouble = self._keeper.trouble(known.thread, known.unreadable)
         polls = reason_to_poll(known.thread)
         if trouble is not None:
             every = f"; scanned every {known.root.poll_every:g} s meanwhile"
             return "degraded", trouble.reason + ("" if polls else every)
+        if known.offline:
+            return "degraded", f"{os.fsdecode(known.offline[0])}: what is mounted there is away"
         return ("watching", None) if polls is None else ("polling", polls)

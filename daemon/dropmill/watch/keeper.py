@@ -9,6 +9,7 @@ it with the kernel's farewells to the old ones. What an older generation still s
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 _SURVEY = 2.0  # seconds that a root may take to answer before the others go on without it
 _ROOM = 0.9  # of the kernel's limit of watches: other programs of this user need some
 _LONGEST_DELAY = 60.0
+_LIMITS = ("fs.inotify.max_user_watches", "user.max_inotify_watches")
 _ANY_GENERATION = 2**62
 
 
@@ -47,9 +49,22 @@ class Built(NamedTuple):
 
 
 def watches_limit() -> int:
-    """fs.inotify.max_user_watches."""
-    with open("/proc/sys/fs/inotify/max_user_watches", "rb") as limit:
-        return int(limit.read())
+    """The number of watches that the kernel grants this user."""
+    return _narrowest()[0]
+
+
+def _narrowest() -> tuple[int, str]:
+    """The limit of watches, and the sysctl that sets it.
+
+    A user namespace (a container) may have a lower one of its own, beside everybody's.
+    """
+    return min((int(_sysctl(name)), name) for name in _LIMITS if _sysctl(name))
+
+
+def _sysctl(name: str) -> bytes:
+    with contextlib.suppress(OSError), open(f"/proc/sys/{name.replace('.', '/')}", "rb") as file:
+        return file.read()
+    return b""
 
 
 def reason_to_poll(thread: RootThread) -> str | None:
@@ -191,11 +206,10 @@ class Keeper:
         return Trouble("its watches are being set", None, self._builder is None)
 
     def _limit(self, needed: int, curable: bool) -> Trouble:
-        limit = watches_limit()
+        limit, name = _narrowest()
         enough = 1 << max(19, (2 * max(needed, limit)).bit_length())
         return Trouble(
-            f"{needed:,} folders need a watch each, fs.inotify.max_user_watches is {limit:,}:"
-            f" sysctl -w fs.inotify.max_user_watches={enough}",
+            f"{needed:,} folders need a watch each, {name} is {limit:,}: sysctl -w {name}={enough}",
             None,
             curable,
         )

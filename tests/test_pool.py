@@ -1,0 +1,488 @@
+"""The pool: a worker's death costs as little as it can, and the blame is exact."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dropmill import pool as pool_module
+from dropmill.errors import DropmillError
+from dropmill.job import Job, Kind, Outcome, State, Verdict
+from dropmill.pool import Event, Finished, Killed, Pool, Returned, Trouble
+from dropmill.processors import PROCESSORS, Workbench
+from dropmill.slots import Phase
+from dropmill.worker import Message, WorkerSettings, main
+
+from .ledgers import MadeState
+
+_real_text = PROCESSORS[Kind.TEXT]
+
+
+def main_with_poison(*arguments: Any) -> None:
+    """A worker as it is, but for what it does with the files of these tests."""
+    PROCESSORS[Kind.TEXT] = _poisonous
+    main(*arguments)
+
+
+def main_that_fails(*_: Any) -> None:
+    raise SystemExit(1)
+
+
+def _poisonous(descriptor: int, job: Job, size: int, started: int, bench: Workbench) -> Outcome:
+    match os.pread(descriptor, 20, 0):
+        case b"exit":
+            os._exit(3)
+        case b"leave":
+            os._exit(0)
+        case b"crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case b"hang":
+            while True:
+                time.sleep(60)
+        case b"eat":
+            held = bytearray(1 << 30)
+            held[::4096] = b"x" * len(held[::4096])
+        case b"eat shared":
+            _eat_shared()
+        case b"slow":
+            while not os.path.exists(job.root + b"/go"):
+                time.sleep(0.005)
+        case b"bug":
+            raise ZeroDivisionError("a bug of ours")
+    return _real_text(descriptor, job, size, started, bench)
+
+
+def _eat_shared() -> None:
+    held = mmap.mmap(-1, 1 << 30)  # shared: counts as resident, and not against RLIMIT_DATA
+    for place in range(0, 1 << 30, 4096):
+        held[place] = 1
+    time.sleep(60)
+
+
+class Service:
+    """A pool with a ledger and an inbox, and what happened."""
+
+    def __init__(self, folder: bytes, *, timeout: float = 60, memory: int = 1 << 30) -> None:
+        self.inbox = folder + b"/inbox"
+        os.mkdir(self.inbox)
+        self.output = folder + b"/out"
+        self.state = MadeState(folder + b"/state")
+        self.settings = WorkerSettings(
+            self.state.folder, 2, self.output, "{stem}{suffix}", {self.inbox: b"inbox"},
+            ("needle",), 3, memory, 10**8, "error", "plain",
+        )  # fmt: skip
+        self.pool = Pool(self.settings, timeout)
+        self.events: list[Event] = []
+        self._take = 0
+
+    def start(self) -> None:
+        self.pool.start()
+        self.until(lambda: len(self.slots(Phase.WAITING)) == 2, "both workers wait")
+
+    def job(self, name: bytes, content: bytes = b"one\n", kind: Kind = Kind.TEXT) -> Job:
+        path = os.path.join(self.inbox, name)
+        if kind is Kind.IMAGE:
+            Image.new("RGB", (8, 8), "red").save(os.fsdecode(path))
+        else:
+            with open(path, "wb") as file:
+                file.write(content)
+        row = self.state.admit(path, kind)
+        self._take += 1
+        return Job(self._take, row.id, row.seq, kind, self.inbox, name, row.fingerprint)
+
+    def go(self) -> None:
+        with open(self.inbox + b"/go", "wb"):
+            pass
+
+    def slots(self, phase: Phase, take: int | None = None) -> list[int]:
+        """Numbers of the workers in that phase (with that take in hand)."""
+        return [
+            number
+            for number, (_, slot, _) in enumerate(self.pool.doing())
+            if slot.phase is phase and take in (None, slot.take)
+        ]
+
+    def turn(self) -> None:
+        self.events += self.pool.collect()
+        self.events += self.pool.tick(time.monotonic())
+
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 8) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (value := condition()):
+            assert time.monotonic() < deadline, f"{what}: not within {seconds} s: {self.events}"
+            self.turn()
+            time.sleep(0.002)
+        return value
+
+    def verdict(self, job: Job) -> Verdict:
+        """The verdict on a job, once it is there."""
+
+        def found() -> list[Verdict]:
+            finished = [each for each in self.events if isinstance(each, Finished)]
+            pairs = [pair for each in finished for pair in each.reports]
+            return [report.verdict for done, report in pairs if done.take == job.take]
+
+        verdicts: list[Verdict] = self.until(found, f"a verdict on {job.path!r}")
+        assert len(verdicts) == 1
+        return verdicts[0]
+
+    def killed(self, job: Job) -> Killed:
+        def found() -> list[Killed]:
+            return [e for e in self.events if isinstance(e, Killed) and e.job.take == job.take]
+
+        deaths: list[Killed] = self.until(found, f"a death with {job.path!r} in hand")
+        assert len(deaths) == 1
+        return deaths[0]
+
+    def returned(self) -> list[int]:
+        returned = [each for each in self.events if isinstance(each, Returned)]
+        return sorted(job.take for each in returned for job in each.jobs)
+
+    def kill_worker(self, number: int, with_signal: int = signal.SIGKILL) -> None:
+        with contextlib.suppress(ProcessLookupError, IndexError):  # dead already
+            os.kill(self.pool.doing()[number][0], with_signal)
+
+    def works(self) -> bool:
+        """Whether a file put now is done: nobody hangs, no lock is left held."""
+        left = [self.job(b"probe-%d-%d" % (self._take, each)) for each in range(4)]
+        for _ in range(20):
+            for job in left:
+                self.until(self.pool.has_room, "room")
+                assert self.pool.put([job])
+            self.until(self.pool.idle, "an end")
+            left = [job for job in left if job.take not in self.finished()]
+            if not left:
+                return True
+        return False
+
+    def finished(self) -> set[int]:
+        finished = [each for each in self.events if isinstance(each, Finished)]
+        return {job.take for each in finished for job, _ in each.reports}
+
+    def stop(self) -> None:
+        self.events += self.pool.kill()
+        self.state.close()
+
+
+@pytest.fixture
+def service(folder: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setattr(pool_module, "main", main_with_poison)
+    made = Service(folder, timeout=60, memory=400 << 20)
+    made.start()
+    yield made
+    made.stop()
+    assert not multiprocessing.active_children()
+
+
+@pytest.fixture
+def hasty(folder: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """With a time-out of half a second."""
+    monkeypatch.setattr(pool_module, "main", main_with_poison)
+    made = Service(folder, timeout=0.5)
+    made.start()
+    yield made
+    made.stop()
+
+
+# ---- work --------------------------------------------------------------------------------------
+
+
+def test_every_job_of_a_message_gets_its_report(service: Service) -> None:
+    jobs = [service.job(b"%d" % number, b"needle\n") for number in range(20)]
+    assert service.pool.put(jobs)
+    assert {service.verdict(job) for job in jobs} == {Verdict.DONE}
+    assert service.pool.idle()
+    assert service.state.ledger.counts() == {State.DONE: 20}
+
+
+def test_files_of_the_root_and_of_folders_go_in_one_message(service: Service) -> None:
+    os.makedirs(service.inbox + b"/deep/er")
+    names = (b"a", b"deep/b", b"deep/er/c", b"deep/z", b"y", b"z")
+    jobs = [service.job(name) for name in names]
+    service.pool.put(jobs)
+    assert [service.verdict(job) for job in jobs] == [Verdict.DONE] * len(names)
+
+
+def test_a_full_queue_takes_no_more_and_loses_nothing(service: Service) -> None:
+    jobs = [service.job(b"%d" % number, b"slow") for number in range(40)]
+    sent = [job for job in jobs if service.pool.has_room() and service.pool.put([job])]
+    service.until(lambda: not service.pool.has_room() or len(sent) == 40, "a full queue")
+    assert len(sent) < 40
+    service.go()
+    assert {service.verdict(job) for job in sent} == {Verdict.DONE}
+
+
+def test_a_bug_of_ours_costs_one_attempt_and_no_worker(service: Service) -> None:
+    bad, good = service.job(b"bad", b"bug"), service.job(b"good")
+    service.pool.put([bad, good])
+    assert (service.verdict(bad), service.verdict(good)) == (Verdict.RETRY, Verdict.DONE)
+
+
+# ---- killed from outside -----------------------------------------------------------------------
+
+
+def test_a_worker_killed_while_it_waits_costs_nobody_anything(service: Service) -> None:
+    for number in (0, 1, 0):
+        service.kill_worker(number)
+        assert service.works()
+    assert not [each for each in service.events if isinstance(each, Killed)]
+
+
+def test_a_worker_killed_while_it_works_is_replaced_alone_and_nobody_is_charged(
+    service: Service,
+) -> None:
+    job, other = service.job(b"job", b"slow"), service.job(b"other")
+    service.pool.put([job, other])
+    (number,) = service.until(lambda: service.slots(Phase.WORKING, job.take), "it works")
+    sibling = service.pool.doing()[1 - number][0]
+    service.kill_worker(number)
+    assert not service.killed(job).charged
+    assert service.returned() == [other.take]
+    assert service.works()
+    assert service.pool.doing()[1 - number][0] == sibling
+
+
+def test_a_worker_killed_while_it_commits_leaves_no_lock_behind(service: Service) -> None:
+    job, waiting = service.job(b"job"), service.job(b"waiting", b"slow")
+    service.pool._lock.acquire()
+    service.pool.put([job])
+    (number,) = service.until(lambda: service.slots(Phase.COMMITTING), "it commits")
+    service.pool.put([waiting])
+    service.until(lambda: service.slots(Phase.WORKING, waiting.take), "the other works")
+    service.kill_worker(number)
+    service.until(lambda: len(service.returned()) == 2, "both go back")
+    assert service.returned() == [job.take, waiting.take]
+    assert not [each for each in service.events if isinstance(each, Killed)]
+    service.go()
+    assert service.works()
+
+
+def test_killing_workers_again_and_again_hangs_nobody(service: Service) -> None:
+    for turn in range(12):
+        job = service.job(b"%d" % turn)
+        service.until(service.pool.has_room, "room")
+        service.pool.put([job])
+        service.kill_worker(turn % 2)
+        service.turn()
+    assert service.works()
+    assert not [each for each in service.events if isinstance(each, Killed) and each.charged]
+
+
+def test_a_worker_that_was_asked_to_end_charges_nobody(service: Service) -> None:
+    job = service.job(b"job", b"slow")
+    service.pool.put([job])
+    (number,) = service.until(lambda: service.slots(Phase.WORKING, job.take), "it works")
+    service.kill_worker(number, signal.SIGTERM)
+    assert not service.killed(job).charged
+
+
+# ---- poison ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"exit", "its worker ended with exit status 3"),
+        (b"crash", "its worker was killed by SIGSEGV"),
+        (b"eat", "needs more memory than limits.memory (400MiB)"),
+        (b"eat shared", "needs more memory than limits.memory (400MiB)"),
+    ],
+)
+def test_a_file_that_kills_its_worker_is_charged_and_the_rest_of_its_message_is_not(
+    service: Service, content: bytes, reason: str
+) -> None:
+    jobs = [service.job(b"%d" % number) for number in range(5)]
+    poison = service.job(b"poison", content)
+    service.pool.put([*jobs[:2], poison, *jobs[2:]])
+    killed = service.killed(poison)
+    assert killed.charged
+    assert killed.reason == reason
+    assert service.returned() == [job.take for job in jobs]
+    assert service.works()
+
+
+def test_a_worker_that_ends_in_mid_job_as_if_all_were_well_is_not_believed(
+    service: Service,
+) -> None:
+    poison = service.job(b"poison", b"leave")
+    service.pool.put([poison])
+    assert service.killed(poison).charged
+    assert service.works()
+
+
+def test_a_file_that_takes_too_long_is_charged_and_the_rest_of_its_message_is_not(
+    hasty: Service,
+) -> None:
+    poison, other = hasty.job(b"poison", b"hang"), hasty.job(b"other")
+    hasty.pool.put([other, poison])
+    killed = hasty.killed(poison)
+    assert (killed.charged, killed.reason) == (True, "took longer than limits.timeout (0.5 s)")
+    assert hasty.returned() == [other.take]
+    assert hasty.works()
+
+
+def test_many_jobs_in_one_message_may_take_longer_than_the_limit_for_one(hasty: Service) -> None:
+    jobs = [hasty.job(b"%d" % number, b"slow") for number in range(3)]
+    started = time.monotonic()
+    hasty.pool.put(jobs)
+    hasty.until(lambda: time.monotonic() - started > 0.3, "a while")
+    hasty.go()
+    assert {hasty.verdict(job) for job in jobs} == {Verdict.DONE}
+
+
+def test_a_machine_fault_charges_nobody_and_the_worker_goes_on(service: Service) -> None:
+    job = service.job(b"a.png", kind=Kind.IMAGE)
+    with open(service.output, "wb"):
+        pass  # a file where the folder of the copies should be
+    service.pool.put([job])
+    (trouble,) = service.until(
+        lambda: [each for each in service.events if isinstance(each, Trouble)], "trouble"
+    )
+    assert trouble.jobs == [job]
+    os.unlink(service.output)
+    assert service.pool.put([job])
+    assert service.verdict(job) is Verdict.DONE
+
+
+def test_a_copy_that_cannot_be_put_in_place_is_that_files_fault_and_kills_no_worker(
+    service: Service,
+) -> None:
+    """A folder lies where the copy should: whatever is done, it may not begin again for ever."""
+    os.makedirs(service.output + b"/inbox/a.png/inside")
+    job, other = service.job(b"a.png", kind=Kind.IMAGE), service.job(b"other")
+    pids = [pid for pid, _, _ in service.pool.doing()]
+    service.pool.put([job, other])
+    assert service.verdict(job) in (Verdict.RETRY, Verdict.QUARANTINED)
+    assert service.verdict(other) is Verdict.DONE
+    assert [pid for pid, _, _ in service.pool.doing()] == pids
+
+
+# ---- alone -------------------------------------------------------------------------------------
+
+
+def test_a_charged_file_runs_alone_in_a_fresh_worker(service: Service) -> None:
+    pids = {pid for pid, _, _ in service.pool.doing()}
+    job = service.job(b"job", b"slow")
+    service.pool.put_alone(job)
+    (number,) = service.until(lambda: service.slots(Phase.WORKING, job.take), "it works")
+    assert service.pool.doing()[number][0] not in pids
+    service.go()
+    assert service.verdict(job) is Verdict.DONE
+    assert service.pool.idle()
+
+
+def test_a_file_that_is_to_run_alone_is_not_forgotten_when_its_generation_dies(
+    service: Service,
+) -> None:
+    service.kill_worker(0)
+    multiprocessing.connection.wait([service.pool._workers[0].process.sentinel], 10)
+    job = service.job(b"job")
+    service.pool.put_alone(job)
+    service.turn()
+    if job.take in service.returned():
+        service.pool.put_alone(job)
+    assert service.verdict(job) is Verdict.DONE
+    assert service.pool.idle()
+
+
+def test_a_file_may_ask_to_run_alone_between_two_generations(service: Service) -> None:
+    """It is returned by a generation's death, and asked for at once."""
+    job = service.job(b"job")
+    service.kill_worker(0)
+    multiprocessing.connection.wait([service.pool._workers[0].process.sentinel], 10)
+    service.events += service.pool.collect()
+    service.pool.put_alone(job)
+    assert service.verdict(job) is Verdict.DONE
+
+
+def test_a_file_that_waits_to_run_alone_does_not_fill_the_queue_with_requests(
+    service: Service,
+) -> None:
+    slow = [service.job(b"slow-%d" % number, b"slow") for number in range(2)]
+    for job in slow:
+        service.pool.put([job])
+    service.until(lambda: len(service.slots(Phase.WORKING)) == 2, "both work")
+    service.pool.put_alone(service.job(b"alone"))
+    for second in range(10):
+        service.events += service.pool.tick(time.monotonic() + second)
+    assert service.pool.has_room()
+    service.go()
+    assert service.works()
+
+
+# ---- beginning and end -------------------------------------------------------------------------
+
+
+def test_a_pool_whose_workers_cannot_start_says_so(
+    folder: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "main", main_that_fails)
+    made = Service(folder)
+    made.pool.start()
+    with pytest.raises(DropmillError, match="a worker could not start"):
+        made.until(lambda: False, "never", seconds=10)
+    made.stop()
+
+
+def test_asked_to_leave_workers_finish_what_they_have_and_return_the_rest(
+    service: Service,
+) -> None:
+    jobs = [service.job(b"%d" % number, b"slow") for number in range(4)]
+    for job in jobs:
+        service.pool.put([job])
+    service.until(lambda: len(service.slots(Phase.WORKING)) == 2, "both work")
+    service.events += service.pool.ask_to_leave()
+    service.go()
+    deadline = time.monotonic() + 10
+    while service.pool.alive() and time.monotonic() < deadline:
+        service.events += service.pool.collect_last()
+        time.sleep(0.005)
+    assert not service.pool.alive()
+    done = service.state.ledger.counts().get(State.DONE, 0)
+    assert done + len(service.returned()) == 4
+    assert done >= 2
+
+
+def test_a_stopped_pool_leaves_no_process_and_returns_what_was_in_hand(
+    service: Service,
+) -> None:
+    job = service.job(b"job", b"hang")
+    service.pool.put([job])
+    service.until(lambda: service.slots(Phase.WORKING, job.take), "it works")
+    pids = [pid for pid, _, _ in service.pool.doing()]
+    service.events += service.pool.ask_to_leave()
+    service.events += service.pool.kill()
+    assert job.take in service.returned()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    service.pool._slots = Pool(service.settings, 1)._slots  # what `stop` closes
+
+
+def test_the_parent_waits_for_the_lock_only_so_long(service: Service) -> None:
+    service.pool._lock.acquire()  # its holder died
+    started = time.monotonic()
+    with service.pool.lock():
+        pass
+    assert time.monotonic() - started < 3
+    service.pool._lock.release()
+
+
+def test_a_message_without_jobs_asks_one_worker_to_leave_and_another_comes(
+    service: Service,
+) -> None:
+    before = {pid for pid, _, _ in service.pool.doing()}
+    service.pool._queue.put(Message(99, ()))
+    service.until(
+        lambda: len(before & {pid for pid, _, _ in service.pool.doing()}) == 1, "one is replaced"
+    )
+    assert service.works()
