@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dropmill import durable
 from dropmill.errors import MachineFault
 from dropmill.staging import FOLDER, Staging, empty
 
@@ -27,6 +28,11 @@ def write(made: Staging, take: int, content: bytes = b"copy") -> None:
 def read(path: bytes) -> bytes:
     with open(path, "rb") as file:
         return file.read()
+
+
+def write_file(path: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(b"copy")
 
 
 def staged(folder: bytes) -> list[bytes]:
@@ -131,6 +137,58 @@ def test_data_is_synced_before_it_is_renamed_and_the_folder_after(
     assert os.path.join(folder, FOLDER) in [os.path.dirname(path) for _, path in before]
     assert folder + b"/in/deep" in [path for _, path in after]
     assert {path for _, path in deeds} >= {folder, folder + b"/in"}
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What is synced from now on, in order."""
+    paths: list[bytes] = []
+    monkeypatch.setattr(durable, "sync", paths.append)
+    return paths
+
+
+def test_folders_that_somebody_else_made_a_moment_ago_are_on_disk_too(
+    folder: bytes, made: Staging, synced: list[bytes]
+) -> None:
+    os.makedirs(folder + b"/in/deep")
+    write(made, 1)
+    made.keep(1, folder + b"/in/deep/a", 0)
+    made.publish()
+    assert folder + b"/in" in synced
+    synced.clear()
+    write(made, 2)
+    made.keep(2, folder + b"/in/deep/b", 0)
+    made.publish()
+    assert folder + b"/in" not in synced, "once is enough"
+
+
+def test_a_folder_for_copies_that_was_not_there_is_on_disk_with_all_above_it(
+    folder: bytes, synced: list[bytes]
+) -> None:
+    deep = Staging(folder + b"/new/out/put")
+    write(deep, 1)
+    deep.discard(1)
+    assert {*synced} >= {folder, folder + b"/new", folder + b"/new/out"}
+
+
+def test_a_copy_that_moves_is_gone_from_its_old_folder_for_good(
+    folder: bytes, made: Staging, synced: list[bytes]
+) -> None:
+    os.mkdir(folder + b"/old")
+    write_file(folder + b"/old/a")
+    made.move(folder + b"/old/a", folder + b"/new/a", 5)
+    made.publish()
+    assert synced[0] == folder + b"/old/a"
+    assert {folder + b"/old", folder + b"/new"} <= {*synced}
+
+
+def test_a_copy_in_its_place_has_its_new_time_on_disk(
+    folder: bytes, made: Staging, synced: list[bytes]
+) -> None:
+    write_file(folder + b"/a")
+    made.move(folder + b"/a", folder + b"/a", 7)
+    made.publish()
+    assert synced[0] == folder + b"/a"
 
 
 class full_disk:  # noqa: N801 - reads like a function where it is used

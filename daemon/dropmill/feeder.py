@@ -41,6 +41,8 @@ class Feeder:
         self._postponed: set[int] = set()  # admitted anew while in flight
         self._again: deque[Job] = deque()
         self._ranges: deque[Job] = deque()
+        self._held: frozenset[bytes] = frozenset()  # roots that hang
+        self._waiting: set[int] = set()  # files of theirs, queued in the ledger
         self._large_takes: set[int] = set()  # those of large texts that are in flight
         self._grown: set[int] = set()  # taken without reading all of it again
         self._fresh = _Newest(ledger)
@@ -70,8 +72,10 @@ class Feeder:
             self._again.extend(jobs)
 
     def _next(self) -> list[Job]:
-        if self._again:
-            return [self._again.popleft()]
+        while self._again:
+            job = self._again.popleft()
+            if not self._is_held(job.root, job.file):
+                return [job]
         jobs = self._lane(self._fresh.rows, self._fresh.used)
         # Each turn, and those for ranges again after what a new large text brought.
         for _ in range(5):
@@ -79,6 +83,18 @@ class Feeder:
                 break
             jobs = next(self._turns)()
         return jobs
+
+    def hold(self, roots: frozenset[bytes]) -> None:
+        """Sends nothing of these roots, which hang; what waited for the others goes on."""
+        if roots != self._held:
+            self._ledger.feed_again(self._waiting)
+            self._held = roots
+            self._waiting.clear()
+
+    def _is_held(self, root: bytes, file: int) -> bool:
+        if root in self._held:
+            self._waiting.add(file)
+        return root in self._held
 
     def _backlog(self) -> list[Job]:
         return self._lane(*self._cursor(Lane.BACKLOG))
@@ -89,7 +105,7 @@ class Feeder:
     def _one_range(self) -> list[Job]:
         while self._ranges and self._has_hands_for_large():
             job = self._ranges.popleft()
-            if self._is_current(job):
+            if not self._is_held(job.root, job.file) and self._is_current(job):
                 return [job]
         return []
 
@@ -157,6 +173,8 @@ class Feeder:
         root = self._root_of(row.folder)
         if root is None:
             return None  # not watched any more: the next start takes it out of search
+        if self._is_held(root, row.id):
+            return None
         if row.part is not None:
             self._continue(row, root)
             return None

@@ -40,6 +40,7 @@ FATAL_ATTEMPTS = 2  # of a file that kills its worker
 SPARED = 10  # deaths by a SIGKILL that nobody of us sent, before they are charged all the same
 VERIFY_AFTER = 60.0  # seconds of quiet until a large text that grew is compared as a whole
 PATIENCE = 30.0  # seconds that `run --once` waits for a file that somebody keeps writing
+STUCK = 5.0  # seconds that a worker waits for a root that hangs
 FORGET_GONE_NS = 30 * 24 * 3600 * 10**9
 
 
@@ -123,6 +124,7 @@ class Mill:
         for happened in self._pool.tick(now):
             self._happened(happened)
         self.watch.tick(now)
+        self._try(self._leave_out_what_hangs)
         self.pauses.tick(now)
         self.tally.tick(now)
         with suppress(MachineFault):
@@ -133,6 +135,12 @@ class Mill:
             if now - self._forgot > 3600:
                 self._forgot = now
                 self.ledger.forget_gone(time.time_ns() - FORGET_GONE_NS)
+
+    def _leave_out_what_hangs(self) -> None:
+        """Workers that wait for a root that does not answer would be missed everywhere else."""
+        hanging = self.watch.hanging()
+        self._pool.abandon(hanging, STUCK)
+        self._feeder.hold(hanging)
 
     def due(self) -> float | None:
         """When there is next something to do that no event announces, by the monotonic clock."""

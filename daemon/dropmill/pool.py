@@ -16,7 +16,7 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -75,6 +75,7 @@ class _Worker:
         self.up = False
         self.started = time.monotonic()
         self.sentence: str | None = None  # why we killed it
+        self.excused = False  # killed by us, and not for what it had in hand
 
 
 class Pool:
@@ -281,7 +282,7 @@ class Pool:
             return []  # its message goes back with the generation
         jobs = self._messages.pop(slot.message, ())
         job = next((job for job in jobs if job.take == slot.take), None)
-        if job is None:
+        if job is None or worker.excused:
             return [Returned(list(jobs))]
         reason = worker.sentence or self._cause(code)
         charged = reason is not None
@@ -344,6 +345,15 @@ class Pool:
             worker.sentence = f"needs more memory than limits.memory ({limit})"
         if worker.sentence is not None:
             worker.process.kill()
+
+    def abandon(self, roots: Collection[bytes], seconds: float) -> None:
+        """Ends the workers that have been at a file of these roots, which hang, for so long."""
+        before = time.monotonic() - seconds
+        for worker, (_, slot, job) in zip(self._workers, self.doing(), strict=True):
+            if slot.phase is Phase.WORKING and job is not None and job.root in roots:
+                worker.excused = slot.since < before
+                if worker.excused:
+                    worker.process.kill()
 
     def _bytes(self, slot: Slot) -> int:
         jobs = self._messages.get(slot.message, ())

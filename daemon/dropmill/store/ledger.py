@@ -255,6 +255,12 @@ class Ledger:
             if self._connection.changes():
                 self._requeue(file, Lane.BACKLOG)
 
+    def feed_again(self, files: Iterable[int]) -> None:
+        """Puts files that are queued still at the end of their lanes."""
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            for row in self.queued_rows(files):
+                self._requeue(row.id)
+
     def queued_rows(self, files: Iterable[int]) -> list[Row]:
         """Those of the files that are still queued, as they are now."""
         found: list[Row] = []

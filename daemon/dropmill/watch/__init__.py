@@ -43,6 +43,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _MOST_QUEUED = 200_000  # hints, about 50 MB; what does not fit is found by a scan
+_HANGS = 10.0  # seconds without an answer after which nobody else is to wait for a root
 _SILENT = 30.0  # seconds after which a root that does not answer is called offline
 _MOST_APART = 100  # unreadable folders that are tried one by one
 
@@ -221,6 +222,12 @@ class Watch:
         observer = self._keeper.observer
         counts = observer.counts() if observer is not None else {}
         return [self._status(known, counts.get(path, 0)) for path, known in self._roots.items()]
+
+    def hanging(self) -> frozenset[bytes]:
+        """The roots that do not answer: who touches them waits, perhaps for ever."""
+        now = time.monotonic()
+        threads = [(path, known.thread) for path, known in self._roots.items()]
+        return frozenset(path for path, thread in threads if thread.silent_for(now) > _HANGS)
 
     def watches_used(self) -> int:
         """Of the kernel's limit for this user, by us."""
