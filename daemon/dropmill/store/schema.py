@@ -244,6 +244,7 @@ def move_aside_if_broken(path: bytes, *, suspect: bool = False) -> bytes | None:
         return None
     try:
         connection = apsw.Connection(os.fsdecode(path))
+        connection.set_busy_timeout(BUSY_MS)  # `status` may be recovering it just now
         try:
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
             tables = connection.execute(
