@@ -195,7 +195,9 @@ class Feeder:
             return job
         known = tuple(self._ledger.takes(known_as.id))
         trusted = 0
-        if known and known[-1].end > _TRUSTED * RANGE and row.fingerprint.size > known[-1].end:
+        # Of one that was never finished, the takes so far say nothing of growth.
+        held = known[-1].end if known and known_as.version else 0
+        if row.fingerprint.size > held > _TRUSTED * RANGE:
             # A large log grew: its last take is compared now, all of it once it is quiet.
             trusted = known[-1].first
             self._grown.add(row.id)

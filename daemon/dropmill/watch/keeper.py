@@ -121,6 +121,8 @@ class Keeper:
         observer = self.observer
         if observer is not None and not observer.healthy():
             self._put(Suspect(observer.generation, None, "a thread of it died"))
+        if observer is not None:
+            observer.look_for_strays()
         if (
             observer is not None
             and b"" in observer.problems

@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -70,6 +71,7 @@ _GONE = InotifyConstants.IN_DELETE | InotifyConstants.IN_MOVED_FROM
 _ARRIVED = InotifyConstants.IN_CREATE | InotifyConstants.IN_MOVED_TO
 _MOVED_TO = InotifyConstants.IN_MOVED_TO
 _MOST_LIFTED = 64
+_OTHER_HALF = 0.5  # seconds within which both halves of a rename are read
 _MOST_FAILURES = 1_000
 
 
@@ -131,6 +133,7 @@ class _Reader(InotifyFD):
         self._say = say
         self._places: dict[int, WatchPlace] = {}
         self._lifted: dict[int, tuple[WatchPlace, dict[int, WatchPlace]]] = {}  # by cookie
+        self._strays: dict[int, float] = {}  # cookie of a rename → when its folder first spoke
         self._table = threading.Lock()
 
     def run(self) -> None:
@@ -160,11 +163,35 @@ class _Reader(InotifyFD):
                 self.suspect(None, f"its reader stumbled: {error!r}")
             return
         place = self._places.get(event.wd)
-        # Unknown: a folder that was moved out of its root and is watched still.
-        if place is not None and not place.excluded:
+        if place is None:
+            self._stray(event.wd)
+        elif not place.excluded:
+            if place.root is None:  # a cookie: who asks for its echo wants to miss nothing
+                self.look_for_strays()
             relative = place.relative
             name = relative + b"/" + event.name if relative else event.name
             self._say(Hint(place.root, name, False, mask & _MOVED_TO != 0, mask & _GONE != 0))
+
+    def look_for_strays(self, older_than: float = 0.0) -> None:
+        """Says so where something happened in a folder whose rename led nowhere that we watch.
+
+        It was moved out, and a new observer lets go of it; or to where a watch came too late.
+        """
+        long_ago = time.monotonic() - older_than
+        with self._table:
+            strays = [cookie for cookie, when in self._strays.items() if when <= long_ago]
+            for cookie in strays:
+                del self._strays[cookie]
+        if strays:
+            self.suspect(None, "a folder was renamed to where it is not watched")
+
+    def _stray(self, descriptor: int) -> None:
+        with self._table:
+            if descriptor in self._places:  # it was being added
+                return
+            cookies = [each for each, (_, lifted) in self._lifted.items() if descriptor in lifted]
+            # Of a rename, the other half may be the very next record.
+            self._strays.setdefault(cookies[-1] if cookies else 0, time.monotonic())
 
     def add_callback(
         self, path: bytes, mask: Mask, callback: WatchCallback, id_: CallbackId
@@ -181,7 +208,8 @@ class _Reader(InotifyFD):
                 if descriptor == -1:  # how watchdog says EACCES
                     super().remove_callbacks([(descriptor, id_)])
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-                self._places[descriptor] = WatchPlace(root, relative, False)
+                # Of one that is known elsewhere, the rename that explains it is still to be read.
+                self._places.setdefault(descriptor, WatchPlace(root, relative, False))
         except (FileNotFoundError, NotADirectoryError):
             raise
         except OSError as error:
@@ -233,12 +261,16 @@ class _Reader(InotifyFD):
             with self._table:
                 self._places.pop(event.wd, None)
         elif place is None:
+            if mask & (_GONE | _ARRIVED):
+                self._stray(event.wd)
             return
         elif mask & InotifyConstants.IN_DELETE_SELF:
             if root is not None and not place.relative:
                 self._say(RootDeleted(self._generation, root))
         elif mask & InotifyConstants.IN_MOVED_TO:
             moved_from = self._land(place, event)
+            if moved_from is not None:
+                self._watch_what_is_new_in(event)
         if place is not None and mask & (_GONE | _ARRIVED):
             self._say_folder(place, event, moved_from)
 
@@ -253,6 +285,11 @@ class _Reader(InotifyFD):
         relative = below(place.relative, event.name)
         moved, gone = event.is_moved_to, event.mask & _GONE != 0
         self._say(Hint(place.root, relative, True, moved, gone, source))
+
+    def _watch_what_is_new_in(self, event: InotifyEvent) -> None:
+        """A folder made in it just before it was renamed was gone when it should be watched."""
+        mask = Mask(InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_ISDIR)
+        super().handle_event(InotifyEvent(event.wd, mask, 0, event.name))
 
     def _lift(self, place: WatchPlace, event: InotifyEvent) -> None:
         """A folder is renamed: its watches have no place until the other half is read."""
@@ -275,6 +312,7 @@ class _Reader(InotifyFD):
         """The other half: gives where the folder came from, if that was watched."""
         with self._table:
             old, lifted = self._lifted.pop(event.cookie, (None, {}))
+            self._strays.pop(event.cookie, None)
             if old is None or place.root is None:
                 return None
             new, unveiled = below(place.relative, event.name), False
@@ -355,6 +393,10 @@ class Observer(BaseObserver):
             and self._reader.is_alive()
             and all(emitter.is_alive() for emitter in self.emitters.copy())
         )
+
+    def look_for_strays(self) -> None:
+        """To be called now and then: a stray folder is a Suspect."""
+        self._reader.look_for_strays(older_than=_OTHER_HALF)
 
     def silence(self) -> None:
         """From now on it says nothing; its watches stay."""
