@@ -31,7 +31,7 @@ def spoiled(bench: Bench) -> Findings:
     problems: list[str] = []
     while not faults or (bench.time_is_left() and bench.seconds > 60):
         number = len(faults)
-        names = list(BREAKS) if bench.seconds > 60 else bench.chance.sample(list(BREAKS), 4)
+        names = list(BREAKS) if bench.seconds > 60 else bench.chance.sample(list(BREAKS), 3)
         place = filled(bench, f"stopped{number}")
         for name in names:
             problems += [f"{name}: {each}" for each in stopped(bench, place, BREAKS[name])]

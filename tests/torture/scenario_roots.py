@@ -55,9 +55,9 @@ def away(bench: Bench) -> Findings:
         "mount below gone": lambda: below_gone(place),
         "gone while stopped": lambda: gone_while_stopped(place, disk),
     }
-    while not faults or bench.time_is_left():
-        for name, step in steps.items():
-            problems += [f"{name}: {each}" for each in endure(bench, place, expected, step)]
+    while not faults or (bench.time_is_left() and bench.seconds > 60):
+        for name in steps if bench.seconds > 60 else bench.chance.sample(list(steps), 3):
+            problems += [f"{name}: {each}" for each in endure(bench, place, expected, steps[name])]
             faults[name] = faults.get(name, 0) + 1
     note = "bindfs is not installed: no root was made to hang"
     if has_fuse:
