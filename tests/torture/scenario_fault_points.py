@@ -6,6 +6,7 @@ and again, each time with an order to die before or after another of those steps
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -131,11 +132,17 @@ class Rounds:
             if point is None:
                 break
             self._round(point)
-            if self._order.exists():
-                self._unreached.append(f"never came to {point!r}")
-            else:
+            if self._is_obeyed():
                 kills += 1
+            else:
+                self._unreached.append(f"never came to {point!r}")
         return kills
+
+    def _is_obeyed(self) -> bool:
+        """A message's last steps come after its files are done."""
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: not self._order.exists(), seconds=20, what="the order is obeyed")
+        return not self._order.exists()
 
     def audit(self) -> list[str]:
         self._inside.close()
