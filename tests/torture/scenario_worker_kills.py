@@ -10,7 +10,9 @@ from dropmill.slots import Phase, Slots
 
 from .bench import Bench, Findings, kill
 
-FILES = 1_000
+LONG = 120.0  # seconds
+FEW, MANY = 1_000, 10_000  # files
+MOST = 100  # kills
 
 
 def run(bench: Bench) -> Findings:
@@ -20,7 +22,8 @@ def run(bench: Bench) -> Findings:
     slots = Slots(os.fsencode(place.folder / "state"))
     try:
         dropped = 0
-        while dropped < FILES or (bench.time_is_left() and not all(faults.values())):
+        files = FEW if bench.seconds < LONG else MANY
+        while dropped < files or (bench.time_is_left() and not all(faults.values())):
             for _ in range(20):
                 bench.mixed(place, 10, prefix=f"b{dropped}_")
                 dropped += 10
@@ -32,7 +35,7 @@ def run(bench: Bench) -> Findings:
 
 def strike(bench: Bench, slots: Slots, faults: Counter[str]) -> None:
     """Kills one worker, in the phase that was struck least often so far if one is seen in it."""
-    if sum(faults.values()) >= 100 and all(faults.values()):
+    if sum(faults.values()) >= MOST and all(faults.values()):
         return
     wanted = min(faults, key=lambda phase: faults[phase])
     for _ in range(2_000):
