@@ -22,8 +22,10 @@ def run(bench: Bench) -> Findings:
     slots = Slots(os.fsencode(place.folder / "state"))
     try:
         dropped = 0
-        files = FEW if bench.seconds < LONG else MANY
-        while dropped < files or (bench.time_is_left() and not all(faults.values())):
+        files, kills = (FEW, 3) if bench.seconds < LONG else (MANY, MOST)
+        while dropped < files or (
+            bench.time_is_left() and not (all(faults.values()) and sum(faults.values()) >= kills)
+        ):
             for _ in range(20):
                 bench.mixed(place, 10, prefix=f"b{dropped}_")
                 dropped += 10
