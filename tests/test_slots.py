@@ -11,6 +11,7 @@ from dropmill.slots import SLOTS, Phase, Slot, Slots
 from .polling import eventually
 
 WORKING = Slot(Phase.WORKING, 1234, 2**60, 2**63 - 1, 2**40, 12345.678)
+OTHER = Slot(Phase.WAITING, 4321, 2**59, 7, 3, 67890.123)
 
 
 def test_what_one_writes_another_reads(folder: bytes) -> None:
@@ -34,11 +35,13 @@ def test_slots_outlive_the_daemon(folder: bytes) -> None:
     again.close()
 
 
-def test_a_change_of_phase_leaves_the_rest_as_it_was(folder: bytes) -> None:
+def test_of_a_slot_that_was_half_written_nobody_is_blamed(folder: bytes) -> None:
     slots = Slots(folder)
     slots.write(5, WORKING)
-    slots.set_phase(5, Phase.COMMITTING)
-    assert slots.read(5) == WORKING._replace(phase=Phase.COMMITTING)
+    with open(os.path.join(folder, b"slots"), "r+b") as file:
+        file.seek(5 * 64 + 20)
+        file.write(b"half")
+    assert slots.read(5) == Slot(Phase.COMMITTING, 0, 0, 0, 0, 0.0)
     slots.close()
 
 
@@ -73,3 +76,24 @@ def test_the_slot_of_a_killed_worker_is_as_it_was(folder: bytes) -> None:
     worker.join()
     assert slots.read(7) == WORKING
     slots.close()
+
+
+def write_for_ever(folder: bytes) -> None:
+    slots = Slots(folder)
+    while True:
+        slots.write(0, WORKING)
+        slots.write(0, OTHER)
+
+
+def test_a_slot_is_read_whole_while_its_worker_writes_it(folder: bytes) -> None:
+    reader = Slots(folder)
+    writer = multiprocessing.get_context("spawn").Process(target=write_for_ever, args=(folder,))
+    writer.start()
+    try:
+        eventually(lambda: reader.read(0).phase is not Phase.FREE, what="the worker writes")
+        seen = {reader.read(0) for _ in range(200_000)}
+    finally:
+        writer.kill()
+        writer.join()
+        reader.close()
+    assert seen == {WORKING, OTHER}

@@ -10,11 +10,14 @@ import enum
 import mmap
 import os
 import struct
+import zlib
 from typing import NamedTuple
 
 SLOTS = 1024  # more workers than that one machine will not have
 _SIZE = 64
 _FIELDS = struct.Struct("=BxxxIQQQd")  # phase, pid, message, take, file, since
+_WHOLE = _FIELDS.size + 4  # with their checksum: a write is not seen all at once
+_TRIES = 100
 
 
 class Phase(enum.IntEnum):
@@ -38,6 +41,13 @@ class Slot(NamedTuple):
     since: float  # of the take in hand, on the monotonic clock
 
 
+_NOBODY = Slot(Phase.FREE, 0, 0, 0, 0, 0.0)
+
+
+def _checksum(fields: bytes) -> bytes:
+    return zlib.crc32(fields).to_bytes(4, "little")
+
+
 class Slots:
     """All slots; opened by the parent and, each for its own, by the workers."""
 
@@ -54,17 +64,28 @@ class Slots:
             os.close(descriptor)
 
     def read(self, number: int) -> Slot:
-        phase, *others = _FIELDS.unpack_from(self._map, number * _SIZE)
-        return Slot(_PHASES.get(phase, Phase.FREE), *others)
+        """A slot as its worker wrote it last.
+
+        One that died, or is held up, in the middle of writing reads as COMMITTING, with nothing in
+        hand: nobody can be blamed by it, and it may hold anything.
+        """
+        for _ in range(_TRIES):
+            content = self._map[number * _SIZE : number * _SIZE + _WHOLE]
+            fields = content[: _FIELDS.size]
+            if content[_FIELDS.size :] == _checksum(fields):
+                phase, *others = _FIELDS.unpack(fields)
+                return Slot(_PHASES.get(phase, Phase.FREE), *others)
+            if not any(content):
+                return _NOBODY
+            os.sched_yield()
+        return _NOBODY._replace(phase=Phase.COMMITTING)
 
     def write(self, number: int, slot: Slot) -> None:
-        _FIELDS.pack_into(self._map, number * _SIZE, *slot)
-
-    def set_phase(self, number: int, phase: Phase) -> None:
-        self._map[number * _SIZE] = phase
+        fields = _FIELDS.pack(*slot)
+        self._map[number * _SIZE : number * _SIZE + _WHOLE] = fields + _checksum(fields)
 
     def clear(self, number: int) -> None:
-        self.write(number, Slot(Phase.FREE, 0, 0, 0, 0, 0.0))
+        self.write(number, _NOBODY)
 
     def in_hand(self) -> list[tuple[int, Slot]]:
         """The slots that are in use, by number."""
