@@ -8,6 +8,7 @@ has no more memory, threads and descriptors than after a third of it, and no dea
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -220,6 +221,7 @@ def compare(bench: Bench, place: Place, model: Model) -> list[str]:
     if found != wanted:
         missing, more = sorted((wanted - found).keys()), sorted((found - wanted).keys())
         problems.append(f"missing {missing[:3]}, double or stale {more[:3]} {answer.stderr}")
+        problems.append(what_is_known(place, (missing or more)[0][0]))
     for word in bench.chance.sample(WORDS, ASKED):
         problems += compare_word(place, model, word)
     stale, model.stale = model.stale[-200:], []
@@ -227,6 +229,16 @@ def compare(bench: Bench, place: Place, model: Model) -> list[str]:
         left = place.run("search", "-m", "0", "-l", "--any", *stale).stdout
         problems += [f"stale by the index: {left}"] if left else []
     return problems
+
+
+def what_is_known(place: Place, path: str) -> str:
+    """Of a file that search and the model do not agree on: now, and a little later."""
+    explained = place.run("explain", str(place.inbox / path)).stdout
+    with contextlib.suppress(AssertionError):
+        eventually(lambda: place.search("-l", EVERY, "--under", str(place.inbox / path)))
+        return f"found by now: {path}\n{explained}"
+    lines = [line for line in place.log.read_text().splitlines() if path.split("/")[-1] in line]
+    return "\n".join([f"not found later: {path}", explained, *lines[-5:]])
 
 
 def compare_word(place: Place, model: Model, word: str) -> list[str]:
