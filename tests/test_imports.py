@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "pauses": set(),
     "pool": {"errors", "job", "slots", "worker"},
     "processors": {"index", "job", "processors.image", "processors.text", "processors.watchlist"},
+    "processors.cuts": {"index"},
     "processors.encoding": {"errors"},
     "processors.image": {
         "errors",
@@ -73,7 +74,13 @@ ALLOWED: dict[str, set[str]] = {
     "processors.image.png": {"errors", "processors.image.gray", "processors.image.parts"},
     "processors.image.tiff": {"errors", "processors.image.gray", "processors.image.parts"},
     "processors.image.webp": {"errors", "processors.image.gray", "processors.image.parts"},
-    "processors.text": {"index", "job", "processors.encoding", "processors.watchlist"},
+    "processors.text": {
+        "index",
+        "job",
+        "processors.cuts",
+        "processors.encoding",
+        "processors.watchlist",
+    },
     "processors.watchlist": {"index"},
     "requests": {"errors", "control", "log", "mill", "watch"},
     "rules": {"config.settings", "job", "watch.roots"},

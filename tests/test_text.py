@@ -18,7 +18,7 @@ from dropmill import feeder
 from dropmill.errors import NotOurs
 from dropmill.index import Block, Shard, ShardReader, tokenize
 from dropmill.job import Job, Kind, Take, Verdict
-from dropmill.processors import text
+from dropmill.processors import cuts, text
 from dropmill.processors.watchlist import WatchList
 from dropmill.source import fingerprint
 
@@ -34,6 +34,7 @@ def small_pieces() -> Iterator[None]:
         patch.setattr(text, "OVERLAP", OVERLAP)
         patch.setattr(text, "VERIFY", 3 * BLOCK)
         patch.setattr(feeder, "RANGE", RANGE)
+        patch.setattr(cuts, "WINDOW", 32)
         yield
 
 
@@ -233,8 +234,48 @@ def test_whatever_happens_to_a_text_its_takes_and_blocks_cover_it_and_hold_its_w
         assert file.encoding == encoding
         check_takes(file)
         check_blocks(file)
-        if encoding == "utf-8" or max(map(len, content.split("\n"))) < BLOCK // 4:
+        # In UTF-16 a word of 60 characters is longer than a block, and cut.
+        if encoding == "utf-8" or max(map(len, content.split()), default=0) < BLOCK // 4:
             check_words(file)
+
+
+ALPHABETS = {
+    "utf-8": "abz_9äßЖ字漢\u0301\U00020000",
+    "utf-16-le": "abz_9äßЖ字漢\u0301\U00020000",
+    "utf-16-be": "abz_9äßЖ字漢\u0301\U00020000",
+    "utf-32-le": "abz_9äЖ字\u0301\U00020000",
+    "cp1252": "abz_9äßÿé",
+    "koi8-r": "abz_9жЯю",
+    "gb18030": "abz9字漢中国文äЖ\U00020000",
+    "gbk": "abz_9字漢中国文Ж",
+    "big5": "abz_9字漢中國文",
+    "shift-jis": "abz_9字漢表ソｱカ",
+    "euc-jp": "abz_9字漢表ソカ",
+    "euc-kr": "abz_9한국어字",
+}
+
+
+@pytest.mark.parametrize("encoding", ALPHABETS)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_in_any_encoding_blocks_hold_the_words_of_the_whole(
+    tmp_path: Path, encoding: str, data: st.DataObject
+) -> None:
+    """Lines are short or endless; some bytes fit no character."""
+    words = st.text(ALPHABETS[encoding], min_size=1, max_size=5)
+    between = st.sampled_from([" ", " ", ", ", "\n", "!", "-"])
+    pairs = data.draw(st.lists(st.tuples(words, between), min_size=20, max_size=200))
+    parts = [(word + gap).encode(encoding) for word, gap in pairs]
+    if encoding in ("utf-8", "cp1252"):
+        for place in data.draw(st.lists(st.integers(0, len(parts) - 1), max_size=20)):
+            parts[place] += b"\x81"
+    file = TextFile(tmp_path / "x")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text, "detect", lambda *_, **__: encoding)
+        for upto in (len(parts) // 2, len(parts)):
+            file.write(b"".join(parts[:upto]))
+            file.take_in(random.Random(data.draw(st.integers(0, 9))))
+            check(file)
 
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -13,8 +13,9 @@ import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from ..index import Block, tokenize
+from ..index import Block
 from ..job import Job, Take, Verdict
+from . import cuts
 from .encoding import detect, line_break
 from .watchlist import WatchList
 
@@ -24,7 +25,6 @@ RANGE = 4 * 1024 * 1024
 OVERLAP = 4096  # of the next line, indexed with a block so that a phrase may cross
 VERIFY = 256 * 1024 * 1024  # read again and compared in one go
 _DETECT = 1024 * 1024
-_WINDOW = 4096  # looked at for the end of a word, in an endless line
 
 AddBlock = Callable[[Block, str], None]
 
@@ -135,18 +135,22 @@ class _Text:
 
         Depends on the content alone, so that the takes on both sides agree.
         """
-        if position >= self.size:
-            return self.size
         unit = len(line_break(self.encoding))
         position -= position % unit
-        window = self.read(position - unit, min(self.size, position + BLOCK))
-        found = _find(window, line_break(self.encoding))
-        if found is not None:
-            return position - unit + found
-        ahead = window[unit : unit + _WINDOW]
-        end = _end_of_word(ahead, self.encoding)
+        place = None
+        while place is None and position < self.size:
+            behind = min(position, cuts.WINDOW)
+            window = self.read(position - behind, min(self.size, position + BLOCK))
+            place = cuts.after_line(window[behind - unit :], line_break(self.encoding))
+            if place is not None:
+                place += position - unit
+            else:
+                place = cuts.between_words(window, behind, self.encoding)
+                if place is not None:
+                    place += position - behind
+            position += BLOCK
         # A word that goes on to the end of the text is not worth a take of its own.
-        return self.size if position + end >= self.size else position + end
+        return self.size if place is None else place
 
     def takes(self, first: int, end: int) -> Iterator[Take]:
         """Indexes bytes `first` to `end`, which are cuts, and gives the takes they became."""
@@ -169,17 +173,14 @@ class _Text:
         if end - first <= BLOCK:
             return end
         content = self.read(first, first + BLOCK)
-        found = _rfind(content, line_break(self.encoding))
-        if found:
-            return first + found
-        behind = max(0, len(content) - _WINDOW)
-        return first + behind + _start_of_last_word(content[behind:], self.encoding)
+        found = cuts.after_last_line(content, line_break(self.encoding))
+        return first + (found or cuts.before_last_word(content, self.encoding))
 
     def _index(self, take: _Take, first: int, end: int) -> None:
         content = self.read(first, end)
         take.digest.update(content)
         text = content.decode(self.encoding, "replace")
-        overlap = self._next_line(end).decode(self.encoding, "ignore") if end < self.size else ""
+        overlap = self._next_line(end).decode(self.encoding, "replace") if end < self.size else ""
         self._add(Block(take.id, first, end, take.newlines), text + overlap)
         self._watch_list.look(content, text, overlap, take.newlines, take.keywords)
         breaks = text.count("\n") if len(line_break(self.encoding)) > 1 else content.count(b"\n")
@@ -190,7 +191,7 @@ class _Text:
     def _next_line(self, first: int) -> bytes:
         """The line after a block, as far as the overlap goes."""
         window = self.read(first, min(self.size, first + OVERLAP))
-        return window[: _find(window, line_break(self.encoding))]
+        return window[: cuts.after_line(window, line_break(self.encoding))]
 
 
 class _Take:
@@ -214,60 +215,3 @@ class _Take:
             self.unterminated,
             self.keywords,
         )
-
-
-def _find(content: bytes, line_feed: bytes) -> int | None:
-    """The place after the first line break that starts at a whole unit."""
-    place = content.find(line_feed)
-    while place >= 0 and place % len(line_feed):
-        place = content.find(line_feed, place + 1)
-    return place + len(line_feed) if place >= 0 else None
-
-
-def _rfind(content: bytes, line_feed: bytes) -> int | None:
-    """The place after the last line break that starts at a whole unit."""
-    place = content.rfind(line_feed)
-    while place >= 0 and place % len(line_feed):
-        place = content.rfind(line_feed, 0, place + len(line_feed) - 1)
-    return place + len(line_feed) if place >= 0 else None
-
-
-def _end_of_word(window: bytes, encoding: str) -> int:
-    """Where in a window the word ends that its beginning may lie in; a whole character's end."""
-    skipped = _inside_character(window, encoding)
-    text = window[skipped:].decode(encoding, "ignore")
-    words = tokenize(text.encode("utf-8", "replace"))
-    if not words or words[0][0] > 0:
-        return skipped
-    return skipped + _length(text, words[0][1], encoding)
-
-
-def _start_of_last_word(window: bytes, encoding: str) -> int:
-    """Where in a window the word starts that may go on after it; else its last whole character's
-    end."""
-    skipped = _inside_character(window, encoding)
-    text = window[skipped:].decode(encoding, "ignore")
-    content = text.encode("utf-8", "replace")
-    words = tokenize(content)
-    cut_off = words and words[-1][1] == len(content) and words[-1][0] > 0
-    end = words[-1][0] if cut_off else len(content)
-    return (skipped + _length(text, end, encoding)) or len(window)
-
-
-def _length(text: str, utf8_bytes: int, encoding: str) -> int:
-    """How many bytes of the encoding a text's first bytes of UTF-8 are."""
-    beginning = text.encode("utf-8", "replace")[:utf8_bytes].decode("utf-8")
-    return len(beginning.encode(encoding, "replace"))
-
-
-def _inside_character(window: bytes, encoding: str) -> int:
-    """How many bytes at a window's beginning belong to a character that began before it."""
-    if encoding == "utf-8":
-        inside = 0
-        while inside < min(3, len(window)) and window[inside] & 0xC0 == 0x80:
-            inside += 1
-        return inside
-    if encoding.startswith("utf-16") and len(window) >= 2:
-        unit = int.from_bytes(window[:2], "little" if encoding.endswith("le") else "big")
-        return 2 if 0xDC00 <= unit <= 0xDFFF else 0
-    return 0
