@@ -351,6 +351,21 @@ def test_a_line_appended_to_a_large_text_costs_its_last_block_and_no_more(tmp_pa
         check(file)
 
 
+def test_a_word_appended_to_an_endless_line_costs_two_blocks_at_most(tmp_path: Path) -> None:
+    file = TextFile(tmp_path / "x")
+    for size in range(11 * RANGE, 12 * RANGE, 7):
+        file.write((b"some words " * 500)[:size])
+        file.takes = []
+        file.take_in()
+        for number in range(3):
+            blocks = len(file.blocks)
+            file.write(file.content() + b" word%d" % number)
+            file.take_in()
+            indexed = [each.block for each in file.blocks[blocks:]]
+            assert sum(block.end - block.first for block in indexed) <= 2 * BLOCK
+        check(file)
+
+
 def test_an_edit_in_the_middle_of_a_large_text_is_found(tmp_path: Path) -> None:
     file = TextFile(tmp_path / "x")
     content = b"some words\n" * 500

@@ -88,16 +88,18 @@ def _before_the_change(job: Job, keep_to: int) -> int:
     """From where on to index: the last take that agrees is made again with what follows.
 
     After growth that is the last block, which keeps a log's takes from becoming many, and also
-    what lies before it where it was nothing but the beginning of a line: a block is indexed with
-    the line after it. For the same reason, after an edit, it is what lies before the edit.
+    what lies before it where it was nothing but the short beginning of a line: a block is indexed
+    with the line after it. For the same reason, after an edit, it is what lies before the edit.
     """
     kept = [take for take in job.known if take.end <= keep_to]
     if not kept:
         return 0
     grew = len(kept) == len(job.known)
-    if not grew or kept[-1].end - kept[-1].first <= BLOCK:
-        keep_to = kept[-1].first
-    if grew and len(kept) > 1 and kept[-1].unterminated and not kept[-1].newlines:
+    last = kept[-1]
+    if not grew or last.end - last.first <= BLOCK:
+        keep_to = last.first
+    is_beginning = last.unterminated and not last.newlines and last.end - last.first < OVERLAP
+    if grew and len(kept) > 1 and is_beginning:
         keep_to = kept[-2].first
     return keep_to
 
@@ -149,8 +151,8 @@ class _Text:
                 if place is not None:
                     place += position - behind
             position += BLOCK
-        # A word that goes on to the end of the text is not worth a take of its own.
-        return self.size if place is None else place
+        # What is left must be no less than an overlap: see `_block_end`.
+        return self.size if place is None or self.size - place < OVERLAP else place
 
     def takes(self, first: int, end: int) -> Iterator[Take]:
         """Indexes bytes `first` to `end`, which are cuts, and gives the takes they became."""
@@ -170,11 +172,20 @@ class _Text:
             first = block_end
 
     def _block_end(self, first: int, end: int) -> int:
+        """Where the block ends: after a line, else between two words.
+
+        At the end of the text no less than an overlap is left: so the beginning of a line that
+        stands there, and goes on later, changes nothing of the block before it. Only where that
+        would cut a line of almost a block in two, less may be left.
+        """
         if end - first <= BLOCK:
             return end
         content = self.read(first, first + BLOCK)
-        found = cuts.after_last_line(content, line_break(self.encoding))
-        return first + (found or cuts.before_last_word(content, self.encoding))
+        most = min(BLOCK, end - OVERLAP - first) if end == self.size else BLOCK
+        line_feed = line_break(self.encoding)
+        found = cuts.after_last_line(content[:most], line_feed)
+        found = found or cuts.after_last_line(content, line_feed)
+        return first + (found or cuts.before_last_word(content[:most], self.encoding))
 
     def _index(self, take: _Take, first: int, end: int) -> None:
         content = self.read(first, end)
