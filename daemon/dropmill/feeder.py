@@ -213,7 +213,9 @@ class Feeder:
             self._ledger.begin_anew(row.id)
             return
         jobs = [
-            _plain_job(row, root)._replace(first=first, end=end, exact=exact, ranged=True)
+            _plain_job(row, root)._replace(
+                first=first, end=end, exact=exact, ranged=True, trusted=max(0, row.part or 0)
+            )
             for first, end, exact in missing
         ]
         if row.alone:

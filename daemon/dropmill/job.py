@@ -127,7 +127,7 @@ class Outcome(NamedTuple):
     height: int | None = None
     fingerprint: Fingerprint | None = None  # where it differs from the job's (chmod, growth)
     look_again: bool = False  # read within 20 ms of its mtime
-    trusted: int = 0
+    trusted: int = 0  # up to here the known takes agree with the content
 
 
 class Report(NamedTuple):
@@ -139,4 +139,6 @@ class Report(NamedTuple):
     reason: str | None
     look_again: bool
     trusted: int
-    keywords: dict[str, list[int]]
+    keywords: dict[
+        str, list[int]
+    ]  # watch-list hits in lines that are new: term → lines of the file

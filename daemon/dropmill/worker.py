@@ -306,7 +306,20 @@ class Worker:
             verdicts = self._completion.complete(outcomes)
         finally:
             self._phase(Phase.WORKING, message)
-        return tuple(map(_report, outcomes, verdicts))
+        return tuple(map(self._report, outcomes, verdicts))
+
+    def _report(self, outcome: Outcome, verdict: Verdict) -> Report:
+        job = outcome.job
+        is_news = verdict is Verdict.DONE and job.kind is Kind.TEXT and self._settings.keywords
+        return Report(
+            job.take,
+            job.file,
+            verdict,
+            outcome.reason,
+            outcome.look_again,
+            outcome.trusted,
+            self._completion.news(outcome) if is_news else {},
+        )
 
     def _keep_copy(self, outcome: Outcome) -> Outcome:
         """Names the copy's place; renames the old one's copy where the source was renamed."""
@@ -384,27 +397,3 @@ def _open_fault(job: Job, error: OSError) -> Outcome:
         reason = f"permission denied: let the service's user (uid {os.geteuid()}) read it"
         return Outcome(job, Verdict.QUARANTINED, time.time_ns(), reason)
     return Outcome(job, Verdict.RETRY, time.time_ns(), f"opening it: {error.strerror}")
-
-
-def _report(outcome: Outcome, verdict: Verdict) -> Report:
-    job = outcome.job
-    return Report(
-        job.take,
-        job.file,
-        verdict,
-        outcome.reason,
-        outcome.look_again,
-        outcome.trusted,
-        {} if job.ranged else _absolute(outcome),
-    )
-
-
-def _absolute(outcome: Outcome) -> dict[str, list[int]]:
-    """Watch-list hits with line numbers of the file, the takes that were kept counted in."""
-    found: dict[str, list[int]] = {}
-    base = sum(take.newlines for take in outcome.job.known if take.end <= outcome.keep_to)
-    for take in outcome.takes:
-        for keyword, lines in take.keywords.items():
-            found.setdefault(keyword, []).extend(base + line for line in lines)
-        base += take.newlines
-    return found

@@ -36,7 +36,7 @@ class Taken(NamedTuple):
     encoding: str | None = None
     keep_to: int = 0  # known takes that end here or before are still true
     takes: tuple[Take, ...] = ()
-    trusted: int = 0
+    trusted: int = 0  # up to here the known takes agree with the content
 
 
 def process(descriptor: int, job: Job, size: int, add: AddBlock, watch_list: WatchList) -> Taken:
@@ -56,13 +56,14 @@ def process(descriptor: int, job: Job, size: int, add: AddBlock, watch_list: Wat
     if job.known and keep_to == size == job.known[-1].end:
         return Taken(Verdict.UNCHANGED, job.encoding, keep_to)
     # Of another file's takes all are true, or none is of use.
-    keep_to = 0 if job.moved_from is not None else _before_the_change(job, keep_to)
+    trusted = 0 if job.moved_from is not None else keep_to
+    keep_to = _before_the_change(job, trusted)
     if not keep_to or job.encoding is None:
         text.encoding = detect(text.read(0, min(size, _DETECT)), whole=size <= _DETECT)
     end = size
     if size - keep_to > RANGE:
         end = text.cut((keep_to // RANGE + 1) * RANGE)
-    return Taken(Verdict.DONE, text.encoding, keep_to, tuple(text.takes(keep_to, end)))
+    return Taken(Verdict.DONE, text.encoding, keep_to, tuple(text.takes(keep_to, end)), trusted)
 
 
 def _verify(text: _Text, job: Job) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from ..job import Fingerprint, Outcome, State, Take, Verdict
+from . import news
 from .schema import TakeState, machine_faults, open_for_writing, transaction
 
 LOOKED_AT = (Verdict.BUSY, Verdict.CHANGED, Verdict.VANISHED, Verdict.VERIFYING)
@@ -42,6 +43,11 @@ class Completion:
         with self._lock, machine_faults("results.db"), transaction(self._connection):
             now = time.time_ns()
             return [self._complete(outcome, now) for outcome in outcomes]
+
+    def news(self, outcome: Outcome) -> dict[str, list[int]]:
+        """The watch-list hits, by term, in the new lines of a text just completed as done."""
+        with machine_faults("results.db"):
+            return news.of(outcome, self._connection.execute)
 
     def _complete(self, outcome: Outcome, now: int) -> Verdict:
         if outcome.verdict in LOOKED_AT:
