@@ -305,6 +305,7 @@ GRAY_SOURCES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "tiff": (".tif", lambda: saved(photograph("L"), "TIFF")),
     "tiff 1 bit": (".tif", lambda: saved(photograph("1"), "TIFF", compression="group4")),
     "tiff 16 bit": (".tif", lambda: saved(photograph("L").convert("I;16"), "TIFF")),
+    "tiff 16 bit alpha": (".tif", lambda: deep_tiff(">", 8, 2, gray=True)),
     "tiff float": (".tif", lambda: saved(photograph("L").convert("F"), "TIFF")),
     "bmp": (".bmp", lambda: saved(photograph("L"), "BMP")),
     "gif": (".gif", lambda: saved(photograph("L"), "GIF")),
@@ -401,19 +402,33 @@ def test_a_16_bit_colour_key_becomes_alpha() -> None:
     assert alpha.tobytes() == bytes([0, 255, 255, 255])
 
 
-def deep_tiff(order: str, compression: int) -> bytes:
-    """A TIFF with one strip of DEEP's colours in the byte order `<` or `>`."""
-    pixels = b"".join(struct.pack(f"{order}3H", *colour) for colour in DEEP)
+def deep_tiff(
+    order: str, compression: int, alpha: int | None = None, *, gray: bool = False
+) -> bytes:
+    """A TIFF with one strip of DEEP's colours in the byte order `<` or `>`.
+
+    With an alpha channel of that meaning (1: the colours are multiplied by it, 2: they are not).
+    """
+    samples = [colour[:1] if gray else colour for colour in DEEP]
+    if alpha:
+        samples = [(*colour, 0xABCD) for colour in samples]
+    count = len(samples[0])
+    pixels = b"".join(struct.pack(f"{order}{count}H", *sample) for sample in samples)
     strip = pixels if compression == 1 else zlib.compress(pixels)
     mark = b"II*\0" if order == "<" else b"MM\0*"
-    body = struct.pack(f"{order}3H", 16, 16, 16) + strip
-    tags = [(256, len(DEEP)), (257, 1), (259, compression), (262, 2), (273, 14), (277, 3)]
-    tags += [(278, 1), (279, len(strip))]
+    depths = struct.pack(f"{order}{count}H", *[16] * count)
+    body = depths + strip
+    tags = [(256, len(DEEP)), (257, 1), (259, compression), (262, 1 if gray else 2)]
+    tags += [(273, 8 + len(depths)), (277, count), (278, 1), (279, len(strip))]
+    if alpha:
+        tags.append((338, alpha))
     entries = [struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags]
-    entries.insert(2, struct.pack(f"{order}HHII", 258, 3, 3, 8))
-    count = struct.pack(f"{order}H", len(entries))
+    where = struct.pack(f"{order}I", 8) if count > 2 else depths
+    entries.insert(2, struct.pack(f"{order}HHI", 258, 3, count) + where)
     start = struct.pack(f"{order}I", 8 + len(body))
-    return mark + start + body + count + b"".join(entries) + bytes(4)
+    return (
+        mark + start + body + struct.pack(f"{order}H", len(entries)) + b"".join(entries) + bytes(4)
+    )
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -423,6 +438,25 @@ def test_16_bit_colours_become_16_bit_gray_in_tiff(order: str, compression: int)
     assert copy.mode == "I;16"
     for x, colour in enumerate(DEEP):
         assert abs(copy.getpixel((x, 0)) - deep_luma(colour)) <= 1  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("alpha", [1, 2])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [1, 8])
+def test_16_bit_colours_with_alpha_stay_at_16_bits_in_tiff(
+    order: str, compression: int, alpha: int
+) -> None:
+    data = copied(deep_tiff(order, compression, alpha), ".tif")
+    tags = opened(data).tag_v2  # type: ignore[attr-defined]
+    assert (tags[258], tags[262], tags[277], tags[338]) == ((16, 16), 1, 2, (alpha,))
+    (start,), (size,) = tags[273], tags[279]
+    strip = data[start : start + size]
+    pixels = strip if compression == 1 else zlib.decompress(strip)
+    found = struct.unpack(f"<{2 * len(DEEP)}H", pixels)
+    assert found[1::2] == (0xABCD,) * len(DEEP)
+    for gray, colour in zip(found[::2], DEEP, strict=True):
+        assert abs(gray - deep_luma(colour)) <= 1
+    assert copied(data, ".tif") == data, "and is gray, when it is a source"
 
 
 # ---- frames

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import struct
@@ -15,7 +16,14 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from PIL import Image
-from PIL.TiffImagePlugin import AppendingTiffWriter, ImageFileDirectory_v2, TiffImageFile
+from PIL.TiffImagePlugin import (
+    II,
+    MM,
+    OPEN_INFO,
+    AppendingTiffWriter,
+    ImageFileDirectory_v2,
+    TiffImageFile,
+)
 
 from ...errors import FileFault
 from .gray import deep_gray, gray_profile, to_gray
@@ -23,6 +31,7 @@ from .parts import Copied, WholeWrites, check_size, copy_bytes
 
 _PAGES_MAX = 10_000  # Pillow looks through all pages seen for each new one
 _GRAY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+_BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 277, 338, 339
 _ORIENTATION, _PREDICTOR, _EXIF, _PROFILE, _GPS = 274, 317, 34665, 34675, 34853
 # Sub-file type, names, description, maker, resolution and place, page, software, date, people,
 # XMP, copyright, IPTC, Photoshop's resources.
@@ -44,7 +53,12 @@ _LAID_BACK = {
 }
 _WRITABLE = {"La": "LA", "I;16B": "I;16", "I;16L": "I;16", "I;16N": "I;16"}
 _JPEG_QUALITY = 95  # Pillow does not tell with which tables the source was coded
-_DEEP = re.compile("((?:RGB|RGBA|RGBX);16)([BLN])")
+_DEEP = re.compile("(RGB[AaX]?);16([BLN])")
+# Pillow knows no gray with alpha at 16 bits: its bytes are loaded, to see that all are there.
+for _prefix, _meaning in itertools.product((II, MM), (0, 1, 2)):
+    OPEN_INFO.setdefault((_prefix, 1, (1,), 1, (16, 16), (_meaning,)), ("RGBA", "RGBA"))
+# They code bytes, whatever these mean; others look at samples.
+_OF_BYTES = {"raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "zstd", "lzma"}
 _BROKEN = (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error)
 # The byte that is taken for the high one when the other byte order is claimed is the low one.
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -111,7 +125,7 @@ def _survey(image: TiffImageFile) -> tuple[list[tuple[int, int]], set[str]]:
             image.seek(0)
             return sizes, modes
         sizes.append((image.tag_v2[256], image.tag_v2[257]))
-        modes.add(image.mode)
+        modes.add("LA" if _is_deep_gray(image) else image.mode)
     raise FileFault(f"more than {_PAGES_MAX:,} pages")
 
 
@@ -124,10 +138,14 @@ def _gray_page(image: TiffImageFile, twin: TiffImageFile, *, is_first: bool) -> 
         kept[_PREDICTOR] = (2, tags.tagtype[_PREDICTOR])
     # Their offsets are right in a file's first page only: AppendingTiffWriter does not move them.
     folders = _folders(image) if is_first else {}
+    is_deep_alpha = False
+    if _is_deep_gray(image):
+        raise FileFault("a page of 16-bit gray with alpha among others in colour: split it up")
     if image.mode in _GRAY_MODES:
         image.load()
         gray = image.convert(_WRITABLE.get(image.mode, image.mode)).copy()
     elif _deep_args(image, low=False):
+        is_deep_alpha = image.mode == "RGBA"
         gray, profile = _deep_page(image, twin), gray_profile(profile, tone_of_source=True)
     else:
         image.load()
@@ -136,7 +154,12 @@ def _gray_page(image: TiffImageFile, twin: TiffImageFile, *, is_first: bool) -> 
     if orientation in _LAID_BACK:
         gray = gray.transpose(_LAID_BACK[orientation])
     gray.info = {}
-    return _encoded(gray, kept, folders, compression=compression, icc_profile=profile)
+    if not is_deep_alpha:
+        return _encoded(gray, kept, folders, compression=compression, icc_profile=profile)
+    kept.pop(_PREDICTOR, None)  # it would take the difference of bytes for that of samples
+    compression = compression if compression in _OF_BYTES else "tiff_adobe_deflate"
+    data = _encoded(gray, kept, folders, compression=compression, icc_profile=profile)
+    return _as_deep_alpha(data, 1 if tags.get(_EXTRA_SAMPLES) == (1,) else 2)
 
 
 def _folders(image: TiffImageFile) -> dict[int, dict[int, Any]]:
@@ -189,10 +212,8 @@ def _saved(
 def _with_folders(file: io.BytesIO, folders: dict[int, dict[int, Any]]) -> bytes:
     """Appends the directories and points their tags to them, which libtiff does not do."""
     data = bytearray(file.getvalue())
-    start = int.from_bytes(data[4:8], "little")
-    for number in range(int.from_bytes(data[start : start + 2], "little")):
-        entry = start + 2 + 12 * number
-        folder = folders.get(int.from_bytes(data[entry : entry + 2], "little"))
+    for entry, tag in _entries(bytes(data) if folders else b""):
+        folder = folders.get(tag)
         if folder:
             data += b"\0" * (len(data) % 2)
             directory = ImageFileDirectory_v2()
@@ -202,11 +223,22 @@ def _with_folders(file: io.BytesIO, folders: dict[int, dict[int, Any]]) -> bytes
     return bytes(data)
 
 
+def _entries(data: bytes) -> Iterator[tuple[int, int]]:
+    """The tags of a file of one page, as Pillow writes it: where each one stands, its number."""
+    start = int.from_bytes(data[4:8], "little")
+    for number in range(int.from_bytes(data[start : start + 2], "little")):
+        entry = start + 2 + 12 * number
+        yield entry, int.from_bytes(data[entry : entry + 2], "little")
+
+
 # ---- 16 bits a channel, which Pillow reads as 8
 
 
 def _deep_page(image: TiffImageFile, twin: TiffImageFile) -> Image.Image:
-    """Gray at 16 bits; with an alpha channel, for which Pillow writes no such mode, at 8."""
+    """Gray at 16 bits; with an alpha channel as four channels of bytes, for `_as_deep_alpha`.
+
+    Colours that are multiplied by their alpha give a gray that is.
+    """
 
     def read(page: TiffImageFile, low: bool) -> Image.Image:
         args = _deep_args(page, low=low)
@@ -216,8 +248,13 @@ def _deep_page(image: TiffImageFile, twin: TiffImageFile) -> Image.Image:
 
     high, low, *alpha = deep_gray(lambda: read(image, False), lambda: read(twin, True))
     if alpha:
-        return Image.merge("LA", (high, alpha[0]))
+        return Image.merge("RGBA", (low, high, alpha[1], alpha[0]))
     return Image.frombytes("I;16", high.size, Image.merge("LA", (low, high)).tobytes())
+
+
+def _is_deep_gray(image: TiffImageFile) -> bool:
+    """Whether it is gray with alpha at 16 bits, which only looks like colours."""
+    return image.tag_v2.get(_BITS) == (16, 16)
 
 
 def _deep_args(image: TiffImageFile, *, low: bool) -> tuple[Any, ...] | None:
@@ -225,4 +262,26 @@ def _deep_args(image: TiffImageFile, *, low: bool) -> tuple[Any, ...] | None:
     args = image.tile[0].args
     if not isinstance(args, tuple) or not (found := _DEEP.fullmatch(args[0])):
         return None
-    return (found[1] + (_OTHER_BYTE[found[2]] if low else found[2]), *args[1:])
+    channels = found[1].replace("a", "A")  # as they are, not divided by alpha
+    return (f"{channels};16{_OTHER_BYTE[found[2]] if low else found[2]}", *args[1:])
+
+
+def _as_deep_alpha(data: bytes, meaning: int) -> bytes:
+    """Makes of a TIFF file with red, green, blue and alpha at 8 bits one with gray and alpha at 16.
+
+    The bytes of its pixels are the same. `meaning` is that of the alpha channel: 1 where the gray
+    is multiplied by it, else 2.
+    """
+    two = struct.pack("<HH", 16, 16)
+    changed = {
+        _BITS: struct.pack("<HI", 3, 2) + two,
+        _PHOTOMETRIC: struct.pack("<HII", 3, 1, 1),
+        _SAMPLES: struct.pack("<HII", 3, 1, 2),
+        _EXTRA_SAMPLES: struct.pack("<HII", 3, 1, meaning),
+        _SAMPLE_FORMAT: struct.pack("<HIHH", 3, 2, 1, 1),
+    }
+    copy = bytearray(data)
+    for entry, tag in _entries(data):
+        if tag in changed:
+            copy[entry + 2 : entry + 12] = changed[tag]
+    return bytes(copy)
