@@ -481,6 +481,36 @@ def test_explain_tells_why_an_image_failed_and_what_to_do(place: Place) -> None:
     assert f"dropmill retry {place.inbox}/b.jpg" in out
 
 
+def test_explain_gives_commands_that_a_shell_understands(place: Place) -> None:
+    names = ("a b.jpg", "it's.jpg", "new\nline.jpg", "Größe.jpg")
+    with place.made() as made:
+        for name in names:
+            made.failed(place.path(name), "only half of it is there")
+    for name in names:
+        _, out, _ = place.run("explain", f"inbox/{name}")
+        command = out.partition("try it again as it is: dropmill retry ")[2].strip()
+        words = subprocess.run(["bash", "-c", f"printf %s {command}"], capture_output=True)
+        assert words.stdout == os.fsencode(place.inbox / name)
+    (place.folder / "dropmill.yaml").rename(place.folder / "other.yaml")
+    _, out, _ = place.run("explain", "--config", "other.yaml", "inbox/a b.jpg")
+    assert "dropmill retry --config other.yaml '" in out
+
+
+def test_explain_wants_a_missing_copy_made_again_only_of_a_source_that_is_there(
+    place: Place,
+) -> None:
+    with place.made() as made:
+        for name, outcome in (("done.jpg", None), ("gone.jpg", None)):
+            path = place.path(name)
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+            row = made.admit(path, Kind.IMAGE)
+            made.complete(row, reason=outcome, digest=b"d" * 16, output=path + b".missing")
+        (place.inbox / "gone.jpg").unlink()
+        made.ledger.mark_gone([place.path("gone.jpg")])
+    assert f"made again: touch {place.inbox}/done.jpg" in place.run("explain", "inbox/done.jpg")[1]
+    assert "touch" not in place.run("explain", "inbox/gone.jpg")[1]
+
+
 def test_explain_tells_why_a_file_is_not_known(place: Place) -> None:
     (place.inbox / "half.part").touch()
     (place.inbox / "new.txt").touch()

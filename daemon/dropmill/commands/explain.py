@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -11,7 +12,7 @@ from .. import config
 from ..errors import DropmillError
 from ..job import State
 from ..store.reading import Reader, Result
-from .printing import absolute, amount, local_time, printable, shown, size
+from .printing import absolute, amount, local_time, printable, quoted, shown, size
 from .results import line_numbers
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _NEXT = {
     State.QUEUED: "it will be taken as soon as a worker is free (dropmill status)",
     State.RETRY: "it will be tried again at that time",
-    State.QUARANTINED: "mend or replace the file, or try it again as it is: dropmill retry {path}",
+    State.QUARANTINED: "mend or replace the file, or try it again as it is: {retry} {path}",
     State.SKIPPED: "nothing: it is looked at again when it changes",
     State.DONE: "nothing: it is looked at again when it changes",
     State.GONE: "nothing: its row is kept for 30 days after it went",
@@ -37,6 +38,7 @@ class _Facts(NamedTuple):
 
     path: bytes
     status: os.stat_result | None
+    config_path: Path
     config: Config
     root: Root | None
     result: Result | None
@@ -51,12 +53,12 @@ def explain(config_path: Path, given: str) -> int:
     except DropmillError as error:
         if os.path.exists(loaded.state / "results.db"):
             raise
-        facts = _Facts(path, _look(path), loaded, _root_of(loaded, path), None)
+        facts = _Facts(path, _look(path), config_path, loaded, _root_of(loaded, path), None)
         _print([*_of_disk(facts), *_of_rules(facts), *_of_absence(facts, None, str(error))], path)
         return 1
     with reader:
         result = reader.file(path)
-        facts = _Facts(path, _look(path), loaded, _root_of(loaded, path), result)
+        facts = _Facts(path, _look(path), config_path, loaded, _root_of(loaded, path), result)
         lines = [*_of_disk(facts), *_of_rules(facts)]
         if result is None:
             lines += _of_absence(facts, reader.source_of(path), "")
@@ -187,9 +189,20 @@ def _of_outcome(reader: Reader, result: Result) -> list[_Line]:
 
 
 def _next_step(facts: _Facts, result: Result) -> _Line:
-    if result.output is not None and not os.path.lexists(result.output):
-        return _Line("next", f"to have its copy made again: touch {shown(facts.path)}")
-    return _Line("next", _NEXT[result.state].format(path=shown(facts.path)))
+    path = quoted(facts.path)
+    is_done = result.state is State.DONE and facts.status is not None
+    if is_done and result.output is not None and not os.path.lexists(result.output):
+        return _Line("next", f"to have its copy made again: touch {path}")
+    retry = _command(facts, "retry")
+    return _Line("next", _NEXT[result.state].format(path=path, retry=retry))
+
+
+def _command(facts: _Facts, name: str) -> str:
+    """How to call another command about the same configuration."""
+    with contextlib.suppress(DropmillError):
+        if config.find(None) == facts.config_path:
+            return f"dropmill {name}"
+    return f"dropmill {name} --config {quoted(os.fsencode(facts.config_path))}"
 
 
 # ---- not in the ledger ---------------------------------------------------------------------------
@@ -213,9 +226,12 @@ def _how_to_have_it_taken(facts: _Facts) -> str:
     if facts.status is None:
         return "nothing: there is no such file"
     if stat.S_ISDIR(facts.status.st_mode):
-        return f"ask about a file in it, or: dropmill results --under {shown(facts.path)}"
+        return (
+            f"ask about a file in it, or: {_command(facts, 'results')} --under {quoted(facts.path)}"
+        )
     if not stat.S_ISREG(facts.status.st_mode):
         return "put a regular file in its place"
     if _rule(facts.config, facts.path).startswith("none"):
         return "add its suffix to the configuration, if it is to be taken"
-    return "it was not noticed yet: dropmill scan (or start the daemon: dropmill run)"
+    scan, run = _command(facts, "scan"), _command(facts, "run")
+    return f"it was not noticed yet: {scan} (or start the daemon: {run})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import sys
 import time
 from typing import Any
@@ -14,6 +15,23 @@ from ..log import printable, rfc3339, shown
 __all__ = ["printable", "rfc3339", "shown"]
 
 _UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB", "EB")
+
+
+def quoted(path: bytes) -> str:
+    """A path as a word for a shell, to be pasted into one; unprintable bytes as bash escapes."""
+    try:
+        text = path.decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\n"
+    if text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(_shell_escape(byte) for byte in path) + "'"
+
+
+def _shell_escape(byte: int) -> str:
+    if byte in b"\\'":
+        return "\\" + chr(byte)
+    return chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}"
 
 
 def json_path(path: bytes) -> str | dict[str, str]:
