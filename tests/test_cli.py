@@ -762,6 +762,29 @@ def test_run_once_takes_everything_in_and_sums_it_up(place: Place) -> None:
     assert "1 done in " in err
 
 
+def test_on_a_terminal_run_once_shows_a_bar_and_what_went_wrong_and_nothing_else(
+    place: Place,
+) -> None:
+    for number in range(50):
+        (place.inbox / f"{number}.txt").write_text("a line\n")
+    long = "long" * 30
+    (place.inbox / f"{long}.jpg").write_text("no image")
+    ours, theirs = pty.openpty()
+    with place.start("run", "--once", stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # nobody has the terminal open any more
+            while piece := os.read(ours, 1 << 16):
+                shown += piece
+    os.close(ours)
+    assert process.returncode == 1
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert ".txt: text taken in" not in text
+    assert re.search(rf"warning: {place.inbox}/{long}.jpg: image quarantined: no JPEG", text)
+    assert "taking in" in text
+    assert "50 done, 1 quarantined in " in text
+
+
 def test_the_questions_are_answered_while_it_runs(place: Place) -> None:
     with place.start("run") as process:
         try:

@@ -10,6 +10,7 @@ from .job import Job, Kind, Report, Verdict
 from .log import shown
 
 logger = logging.getLogger("dropmill")
+_files = logging.getLogger("dropmill.files")  # a line a file, or of a burst
 
 TRICKLE = 20  # lines in a second, at most
 SUMMARY_EVERY = 10.0
@@ -24,6 +25,14 @@ _SAID = {
     Verdict.RETRY: "will be tried again",
 }
 _WARNED = (Verdict.QUARANTINED, Verdict.RETRY)
+
+
+def say_only_what_went_wrong() -> None:
+    """Of files that went well nothing is logged any more: a progress bar shows them.
+
+    Hits of the watch list are, as ever.
+    """
+    _files.setLevel(logging.WARNING)
 
 
 class Tally:
@@ -66,7 +75,7 @@ class Tally:
         level = logging.WARNING if report.verdict in _WARNED else logging.INFO
         kind = "image" if job.kind is Kind.IMAGE else "text"
         because = f": {report.reason}" if report.reason else ""
-        logger.log(level, "%s: %s %s%s", name, kind, said, because)
+        _files.log(level, "%s: %s %s%s", name, kind, said, because)
         for keyword, lines in report.keywords.items():
             numbers = ", ".join(map(str, lines[:10])) + (", ..." if len(lines) > 10 else "")
             logger.info('%s: keyword "%s" in line %s', name, keyword, numbers)
@@ -79,7 +88,7 @@ class Tally:
     def say_summary(self, now: float) -> None:
         if self._unsaid:
             parts = ", ".join(f"{count:,} {said}" for said, count in self._unsaid.most_common())
-            logger.info("and %s", parts)
+            _files.info("and %s", parts)
             self._unsaid.clear()
         self._said_at = now
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .. import config, log
+from .. import config, log, tally
 from ..errors import DropmillError
 from ..job import State
 from ..store.reading import OUTCOMES, Reader, Which
@@ -27,6 +27,8 @@ def run(config_path: Path, *, once: bool) -> int:
     # The bar takes stderr over, so that log lines appear above it: the log is set up within.
     with _bar() if once and has_colour(sys.stderr) else contextlib.nullcontext() as progress:
         log.configure(loaded.log.level, loaded.log.format)
+        if progress and loaded.log.level != "debug":
+            tally.say_only_what_went_wrong()
         from ..supervisor import Supervisor
 
         code = int(Supervisor(config_path, loaded, once=once, progress=progress).run())
@@ -44,15 +46,17 @@ def _bar() -> Iterator[Progress]:
     columns = (
         bars.TextColumn("{task.fields[what]}", markup=False),
         bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.fields[count]}", markup=False),
+        bars.TimeRemainingColumn(compact=True),
     )
-    console = Console(stderr=True, highlight=False)
+    # A line of the log is the terminal's to wrap: broken by us, it could not be copied as one.
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     with bars.Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
-        task = bar.add_task("", total=None, what="looking")
+        task = bar.add_task("", total=None, what="looking", count="")
 
         def show(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=total or None, what=printable(what))
+            count = f"{done:,} of {total:,}" if total else ""
+            bar.update(task, completed=done, total=total or None, what=printable(what), count=count)
             bar.refresh()
 
         yield show
