@@ -320,8 +320,19 @@ LIVE: dict[str, Any] = {
         {"pid": 71, "doing": os.fsdecode(b"/srv/\xff"), "since": 1_700_000_000_000_000_000},
         {"pid": 72, "doing": None, "since": None},
     ],
-    "roots": [{"path": "/srv", "state": "watching", "directories": 7, "reason": None}],
-    "problems": [{"what": "the disk is full", "mend": "free some space"}],
+    "roots": [
+        {
+            "path": "/srv",
+            "state": "watching",
+            "directories": 7,
+            "reason": None,
+            "last_scan": "2023-11-14T22:13:20.000Z",
+        }
+    ],
+    "problems": [
+        {"what": "the disk is full", "mend": "free some space"},
+        {"what": "not in force: a.yaml:1:2: no\na.yaml:3:4: nor this", "mend": "correct it"},
+    ],
     "paused": "disk full",
     "throughput": {"files_per_second": 2.5, "bytes_per_second": 1e6},
     "watches": {"used": 7, "limit": 65536},
@@ -331,9 +342,11 @@ LIVE: dict[str, Any] = {
 
 def test_status_of_a_running_daemon_tells_what_it_does(place: Place) -> None:
     with FakeDaemon(place, status=LIVE):
-        code, out, err = place.run("status")
+        code, out, err = place.run("status", environment={"TZ": "UTC-2"})
         (found,) = place.json("status")
     assert (code, err) == (0, "")
+    assert "scanned 2023-11-15 00:13:20" in out, "as all times for people: local"
+    assert "a.yaml:1:2: no\n            a.yaml:3:4: nor this\n              mend: " in out
     assert f"process {os.getpid()}" in out
     for words in (r"/srv/\xff", "idle", "watching, 7 folders", "free some space", "2.5 files/s"):
         assert words in out
@@ -530,6 +543,7 @@ def test_explain_tells_why_a_file_is_not_known(place: Place) -> None:
         code, out, _ = place.run("explain", name)
         assert code == 1
         assert words in out, name
+        assert ("  rule " in out) == (name in ("inbox/new.txt", "inbox/none.txt")), name
 
 
 def test_explain_knows_a_copy_for_what_it_is(place: Place) -> None:

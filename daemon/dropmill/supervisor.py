@@ -188,10 +188,13 @@ class Supervisor:
                 raise UsageError(f"{self._config_path}: state: takes a restart to change")
         except DropmillError as error:
             self._refused = str(error)
-            logger.error("the configuration is not in force:\n%s", error)
+            for line in ("the configuration is not in force:", *self._refused.splitlines()):
+                logger.error("%s", line)
             return
-        self._refused = None
+        was_refused, self._refused = self._refused, None
         if config == self._config:
+            if was_refused:
+                logger.info("the configuration is what it was, and in force")
             return
         self._requests.refuse_all("the configuration was changed meanwhile: ask again")
         self._mill.stop(FINISH)

@@ -291,3 +291,19 @@ def test_a_folder_that_is_not_watched_any_more_leaves_search(tmp_path: Path) -> 
     place.configuration.write_text(text)
     assert place.run("run", "--once").returncode == 0
     assert place.search("formerly") == ["b.txt:1:formerly"]
+
+
+def test_each_error_of_a_wrong_edit_is_told_on_a_line_and_so_is_its_correction(
+    running: Place,
+) -> None:
+    right = running.configuration.read_text()
+    running.configuration.write_text(right + "workrs: 2\nother: 3\n")
+
+    def told() -> list[str]:
+        lines = running.log.read_text().splitlines()
+        return [line for line in lines if "not in force:" in line or ": unknown key" in line]
+
+    eventually(lambda: len(told()) == 3, what="a line for each error")
+    running.configuration.write_text(right)
+    eventually(lambda: "and in force" in running.log.read_text(), what="the correction is told")
+    assert not running.status()["problems"]

@@ -117,6 +117,8 @@ def _of_rules(facts: _Facts) -> list[_Line]:
     reason = _why_left_out(facts, facts.root)
     if reason:
         return [*lines, _Line("left out", reason)]
+    if facts.status is not None and not stat.S_ISREG(facts.status.st_mode):
+        return lines
     return [*lines, _Line("rule", _rule(facts.config, facts.path))]
 
 

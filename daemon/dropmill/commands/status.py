@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -158,6 +159,11 @@ def _json_time(when: object) -> object:
     return rfc3339(when) if isinstance(when, int) else when
 
 
+def _local(when: str) -> str:
+    """The local time of a time as JSON has it."""
+    return local_time(int(datetime.fromisoformat(when).timestamp() * 1e9))
+
+
 # ---- for people ----------------------------------------------------------------------------------
 
 
@@ -228,7 +234,7 @@ def _root_lines(roots: list[dict[str, Any]]) -> list[str]:
         if root.get("directories"):
             line += f", {amount(root['directories'], 'folder')}"
         if root.get("last_scan"):
-            line += f", scanned {_json_time(root['last_scan'])}"
+            line += f", scanned {_local(str(root['last_scan']))}"
         lines.append(line + (f" ({printable(root['reason'])})" if root.get("reason") else ""))
     return lines
 
@@ -244,6 +250,7 @@ def _watch_lines(found: Status) -> list[str]:
 
 def _problem_lines(problems: list[dict[str, Any]]) -> Iterator[str]:
     for problem in problems:
-        yield click.style(printable(problem["what"]), fg="yellow")
+        for line in problem["what"].splitlines():
+            yield click.style(printable(line), fg="yellow")
         if problem.get("mend"):
             yield f"  mend: {printable(problem['mend'])}"
