@@ -19,7 +19,7 @@ from dropmill.errors import DropmillError
 from dropmill.job import Job, Kind, Outcome, State, Verdict
 from dropmill.pool import Event, Finished, Killed, Pool, Returned, Trouble
 from dropmill.processors import PROCESSORS, Workbench
-from dropmill.slots import Phase
+from dropmill.slots import Phase, Slot
 from dropmill.worker import Message, WorkerSettings, main
 
 from .ledgers import MadeState
@@ -56,6 +56,9 @@ def _poisonous(descriptor: int, job: Job, size: int, started: int, bench: Workbe
         case b"slow":
             while not os.path.exists(job.root + b"/go"):
                 time.sleep(0.005)
+        case b"slower":
+            while not os.path.exists(job.root + b"/go on"):
+                time.sleep(0.005)
         case b"bug":
             raise ZeroDivisionError("a bug of ours")
     return _real_text(descriptor, job, size, started, bench)
@@ -71,13 +74,15 @@ def _eat_shared() -> None:
 class Service:
     """A pool with a ledger and an inbox, and what happened."""
 
-    def __init__(self, folder: bytes, *, timeout: float = 60, memory: int = 1 << 30) -> None:
+    def __init__(
+        self, folder: bytes, *, workers: int = 2, timeout: float = 60, memory: int = 1 << 30
+    ) -> None:
         self.inbox = folder + b"/inbox"
         os.mkdir(self.inbox)
         self.output = folder + b"/out"
         self.state = MadeState(folder + b"/state")
         self.settings = WorkerSettings(
-            self.state.folder, 2, self.output, "{stem}{suffix}", {self.inbox: b"inbox"},
+            self.state.folder, workers, self.output, "{stem}{suffix}", {self.inbox: b"inbox"},
             ("needle",), 3, memory, 10**8, "error", "plain",
         )  # fmt: skip
         self.pool = Pool(self.settings, timeout)
@@ -86,7 +91,8 @@ class Service:
 
     def start(self) -> None:
         self.pool.start()
-        self.until(lambda: len(self.slots(Phase.WAITING)) == 2, "both workers wait")
+        size = self.pool.size
+        self.until(lambda: len(self.slots(Phase.WAITING)) == size, "all workers wait")
 
     def job(self, name: bytes, content: bytes = b"one\n", kind: Kind = Kind.TEXT) -> Job:
         path = os.path.join(self.inbox, name)
@@ -99,9 +105,11 @@ class Service:
         self._take += 1
         return Job(self._take, row.id, row.seq, kind, self.inbox, name, row.fingerprint)
 
-    def go(self) -> None:
-        with open(self.inbox + b"/go", "wb"):
-            pass
+    def go(self, *names: bytes) -> None:
+        """Lets the slow go on (`/go`), and the slower (`/go on`)."""
+        for name in names or (b"/go", b"/go on"):
+            with open(self.inbox + name, "wb"):
+                pass
 
     def slots(self, phase: Phase, take: int | None = None) -> list[int]:
         """Numbers of the workers in that phase (with that take in hand)."""
@@ -188,6 +196,16 @@ def hasty(folder: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """With a time-out of half a second."""
     monkeypatch.setattr(pool_module, "main", main_with_poison)
     made = Service(folder, timeout=0.5)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def lone(folder: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """With one worker."""
+    monkeypatch.setattr(pool_module, "main", main_with_poison)
+    made = Service(folder, workers=1)
     made.start()
     yield made
     made.stop()
@@ -328,6 +346,67 @@ def test_a_file_that_takes_too_long_is_charged_and_the_rest_of_its_message_is_no
     assert (killed.charged, killed.reason) == (True, "took longer than limits.timeout (0.5 s)")
     assert hasty.returned() == [other.take]
     assert hasty.works()
+
+
+def sentenced_too_late(service: Service, past: Slot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the pool kill a worker for what it had in hand a moment ago."""
+    with monkeypatch.context() as patched:
+        patched.setattr(service.pool._slots, "read", lambda number: past._replace(since=-1e9))
+        service.pool._check(service.pool._workers[0], time.monotonic())
+
+
+def test_a_kill_that_comes_too_late_charges_nobody(
+    lone: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker was at the next take, or at the next message, when the kill reached it."""
+    for past in (lone.job(b"past", b"slow"), lone.job(b"other past", b"slow")):
+        now = lone.job(b"z%d" % past.take, b"slower")
+        lone.until(lone.pool.has_room, "room")
+        lone.pool.put([past, now])
+        lone.until(lambda past=past: lone.slots(Phase.WORKING, past.take), "the first")  # type: ignore[misc]
+        slot = lone.pool.doing()[0][1]
+        lone.go(b"/go")
+        lone.until(lambda now=now: lone.slots(Phase.WORKING, now.take), "the second")  # type: ignore[misc]
+        sentenced_too_late(lone, slot, monkeypatch)
+        lone.until(lambda now=now: now.take in lone.returned(), "it goes back")  # type: ignore[misc]
+        assert past.take in lone.returned()
+        os.unlink(lone.inbox + b"/go")
+    lone.go()
+    assert lone.works()
+    assert not [each for each in lone.events if isinstance(each, Killed)]
+
+
+def test_a_kill_that_hits_a_commit_charges_nobody_and_leaves_no_lock_behind(
+    lone: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = lone.job(b"job", b"slow")
+    lone.pool.put([job])
+    lone.until(lambda: lone.slots(Phase.WORKING, job.take), "it works")
+    slot = lone.pool.doing()[0][1]
+    lone.pool._lock.acquire()
+    lone.go()
+    lone.until(lambda: lone.slots(Phase.COMMITTING), "it commits")
+    sentenced_too_late(lone, slot, monkeypatch)
+    lone.until(lambda: lone.returned() == [job.take], "it goes back")
+    assert lone.works()
+    assert not [each for each in lone.events if isinstance(each, Killed)]
+
+
+def test_a_worker_that_moves_on_while_it_is_looked_at_is_let_live(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = service.job(b"job", b"slow")
+    service.pool.put([job])
+    (number,) = service.until(lambda: service.slots(Phase.WORKING, job.take), "it works")
+    pids = [pid for pid, _, _ in service.pool.doing()]
+    now = service.pool._slots.read(number)
+    seen = iter([now._replace(since=-1e9), now._replace(take=now.take + 1)])
+    with monkeypatch.context() as patched:
+        patched.setattr(service.pool._slots, "read", lambda number: next(seen))
+        service.pool._check(service.pool._workers[number], time.monotonic())
+    service.go()
+    assert service.verdict(job) is Verdict.DONE
+    assert [pid for pid, _, _ in service.pool.doing()] == pids
 
 
 def test_many_jobs_in_one_message_may_take_longer_than_the_limit_for_one(hasty: Service) -> None:

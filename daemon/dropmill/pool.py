@@ -65,6 +65,18 @@ class Trouble(NamedTuple):
 Event = Finished | Returned | Killed | Trouble
 
 
+class _Sentence(NamedTuple):
+    """Why we kill a worker. It may have moved on before the kill reaches it."""
+
+    message: int
+    take: int
+    reason: str | None  # None: through no fault of the take's
+
+    def is_for(self, slot: Slot) -> bool:
+        """Whether the slot of the dead shows it at what the sentence is for."""
+        return (slot.message, slot.take) == (self.message, self.take)
+
+
 class _Worker:
     """What the parent knows of one worker."""
 
@@ -74,8 +86,7 @@ class _Worker:
         self.reports = reports
         self.up = False
         self.started = time.monotonic()
-        self.sentence: str | None = None  # why we killed it
-        self.excused = False  # killed by us, and not for what it had in hand
+        self.sentence: _Sentence | None = None
 
 
 class Pool:
@@ -282,12 +293,15 @@ class Pool:
             return []  # its message goes back with the generation
         jobs = self._messages.pop(slot.message, ())
         job = next((job for job in jobs if job.take == slot.take), None)
-        if job is None or worker.excused:
+        reason = self._cause(code)
+        if worker.sentence is not None and code == -signal.SIGKILL:
+            reason = worker.sentence.reason
+            if reason is None or not worker.sentence.is_for(slot):
+                return [Returned(list(jobs))]
+        if job is None:
             return [Returned(list(jobs))]
-        reason = worker.sentence or self._cause(code)
-        charged = reason is not None
         others = [each for each in jobs if each is not job]
-        return [Killed(job, reason or _manner(code), charged), Returned(others)]
+        return [Killed(job, reason or _manner(code), reason is not None), Returned(others)]
 
     def _cause(self, code: int | None) -> str | None:
         """Why a death is the take's own fault; None for a SIGKILL that nobody of us sent."""
@@ -332,28 +346,35 @@ class Pool:
     def _check(self, worker: _Worker, now: float) -> None:
         if worker.sentence is not None:
             return
-        slot = self._slots.read(worker.number)
         if not worker.up and now - worker.started > _BOOT:
             worker.process.kill()
-        if slot.phase is not Phase.WORKING or not slot.take:
-            return
+        slot = self._slots.read(worker.number)
+        if slot.phase is Phase.WORKING and slot.take:
+            reason = self._excess(worker, slot, now)
+            if reason is not None and self._slots.read(worker.number) == slot:
+                self._kill(worker, slot, reason)
+
+    def _excess(self, worker: _Worker, slot: Slot, now: float) -> str | None:
+        """What the take in hand has too much of; None while it keeps to the limits."""
         allowed = self._timeout + self._bytes(slot) / READ_RATE
         if now - slot.since > allowed:
-            worker.sentence = f"took longer than limits.timeout ({self._timeout:g} s)"
-        elif _resident(worker.process.pid) > self._settings.memory:
-            limit = _size(self._settings.memory)
-            worker.sentence = f"needs more memory than limits.memory ({limit})"
-        if worker.sentence is not None:
-            worker.process.kill()
+            return f"took longer than limits.timeout ({self._timeout:g} s)"
+        if _resident(worker.process.pid) > self._settings.memory:
+            return f"needs more memory than limits.memory ({_size(self._settings.memory)})"
+        return None
+
+    @staticmethod
+    def _kill(worker: _Worker, slot: Slot, reason: str | None) -> None:
+        worker.sentence = _Sentence(slot.message, slot.take, reason)
+        worker.process.kill()
 
     def abandon(self, roots: Collection[bytes], seconds: float) -> None:
         """Ends the workers that have been at a file of these roots, which hang, for so long."""
         before = time.monotonic() - seconds
         for worker, (_, slot, job) in zip(self._workers, self.doing(), strict=True):
-            if slot.phase is Phase.WORKING and job is not None and job.root in roots:
-                worker.excused = slot.since < before
-                if worker.excused:
-                    worker.process.kill()
+            is_at_it = slot.phase is Phase.WORKING and job is not None and job.root in roots
+            if is_at_it and slot.since < before and worker.sentence is None:
+                self._kill(worker, slot, None)
 
     def _bytes(self, slot: Slot) -> int:
         jobs = self._messages.get(slot.message, ())
