@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import mmap
 import multiprocessing
+import multiprocessing.connection
+import multiprocessing.forkserver
 import os
+import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -301,6 +305,118 @@ def test_a_worker_that_was_asked_to_end_charges_nobody(service: Service) -> None
     (number,) = service.until(lambda: service.slots(Phase.WORKING, job.take), "it works")
     service.kill_worker(number, signal.SIGTERM)
     assert not service.killed(job).charged
+
+
+# ---- a machine that gives no process -----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """As long as it lasts this process can open nothing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def trouble(service: Service) -> list[Trouble]:
+    return [each for each in service.events if isinstance(each, Trouble)]
+
+
+def test_a_worker_that_cannot_be_started_is_trouble_and_is_tried_again(service: Service) -> None:
+    job = service.job(b"job", b"slow")
+    service.pool.put([job])
+    (number,) = service.until(lambda: service.slots(Phase.WORKING, job.take), "it works")
+    with no_descriptors():
+        service.kill_worker(number)
+        (told,) = service.until(lambda: trouble(service), "trouble")
+        assert told == Trouble("a worker cannot be started: Too many open files", [])
+        assert not service.killed(job).charged
+        assert len(service.pool.doing()) == 1, "its sibling lives on"
+        for attempt in range(1, 8):
+            assert service.pool.tick(time.monotonic()) == [], "not before it is time"
+            service.pool._fill_at = 0.0
+            service.events += service.pool.tick(time.monotonic())
+            assert len(trouble(service)) == 1 + attempt
+            delay = service.pool._fill_at - time.monotonic()
+            assert min(60, 2**attempt) - 1 < delay <= 60, "less and less often"
+    service.go()
+    service.pool._fill_at = 0.0
+    assert service.works()
+    assert len(service.pool.doing()) == 2
+
+
+def test_a_pool_that_finds_no_descriptor_at_its_start_comes_up_later(
+    folder: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Service(folder)
+    with no_descriptors():
+        made.pool.start()
+        assert not made.pool.has_room()
+    made.until(lambda: trouble(made), "trouble")
+    assert made.pool._start_at is not None
+    made.events += made.pool.tick(made.pool._start_at)
+    assert made.works()
+    made.stop()
+
+
+def fork_server() -> int:
+    process_id = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    assert isinstance(process_id, int)
+    return process_id
+
+
+def test_the_death_of_the_fork_server_charges_nobody_and_leaves_no_worker_behind(
+    service: Service,
+) -> None:
+    jobs = [service.job(name, b"slow") for name in (b"one", b"two")]
+    for job in jobs:
+        service.pool.put([job])
+    service.until(lambda: len(service.slots(Phase.WORKING)) == 2, "both work")
+    handles = [os.pidfd_open(pid) for pid, _, _ in service.pool.doing()]
+    os.kill(fork_server(), signal.SIGKILL)
+    service.until(lambda: service.returned() == [job.take for job in jobs], "both go back")
+    assert len(multiprocessing.connection.wait(handles, 0)) == 2, "they are dead"
+    service.go()
+    assert service.works()
+    assert not [each for each in service.events if isinstance(each, Killed)]
+    for handle in handles:
+        os.close(handle)
+
+
+def test_a_fork_server_that_dies_of_a_fork_is_trouble_and_another_comes(service: Service) -> None:
+    server = fork_server()
+    os.kill(server, signal.SIGSTOP)
+    os.kill(service.pool.doing()[0][0], signal.SIGKILL)
+    killer = threading.Timer(0.3, os.kill, (server, signal.SIGKILL))
+    killer.start()
+    service.pool._vacant.append(2)
+    service.pool._fill()
+    killer.join()
+    service.until(lambda: trouble(service), "trouble")
+    assert trouble(service)[0].reason == "a worker cannot be started: no more processes"
+    service.pool._vacant.clear()
+    assert service.works()
+
+
+def test_the_pool_waits_longer_and_longer_from_one_second_to_sixty_jittered() -> None:
+    for times in range(20):
+        delays = {pool_module._delay(times) for _ in range(100)}
+        assert min(60.0, 2.0**times) <= min(delays) <= max(delays) <= 60.0
+        assert len(delays) > 1 or times > 5
+
+
+def test_a_count_of_kernel_kills_that_could_not_be_read_blames_nobody_later(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([3, 0, 3, 4])
+    monkeypatch.setattr(pool_module, "_out_of_memory_kills", lambda: next(counts))
+    causes = [service.pool._cause(-signal.SIGKILL) for _ in range(4)]
+    assert [cause is not None for cause in causes] == [True, False, False, True]
 
 
 # ---- poison ------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ import logging
 import multiprocessing
 import os
 import queue
+import random
 import signal
 import time
 from collections.abc import Collection, Iterator
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -32,6 +33,9 @@ MESSAGES_A_WORKER = 2
 READ_RATE = 20_000_000  # bytes a second that even a slow disk gives; added to a job's time-out
 _BOOT = 60.0
 _LOCK_PATIENCE = 1.0
+_LONGEST_DELAY = 60.0
+_FREE_DEATHS = 8
+_EXIT_UNKNOWN = 255  # what multiprocessing gives when its fork server died: it alone could know
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -81,12 +85,35 @@ class _Worker:
     """What the parent knows of one worker."""
 
     def __init__(self, number: int, process: BaseProcess, reports: Connection) -> None:
+        """Raises OSError when it cannot be kept hold of."""
         self.number = number
         self.process = process
+        # Its process id would do only as long as the fork server lives.
+        self._handle = _process_handle(process.pid or 0)
         self.reports = reports
         self.up = False
         self.started = time.monotonic()
         self.sentence: _Sentence | None = None
+
+    def kill(self) -> None:
+        if self._handle is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+
+    def wait(self, seconds: float) -> None:
+        """Until it is dead, whatever the fork server says."""
+        if self._handle is not None:
+            wait([self._handle], seconds)
+        self.process.join(seconds)
+
+    def close(self) -> None:
+        self.reports.close()
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+        self.process.join(1)
+        with contextlib.suppress(ValueError):
+            self.process.close()
 
 
 class Pool:
@@ -109,21 +136,56 @@ class Pool:
         self._lock: Any = None
         self._proven = False  # a worker of ours has come up before
         self._deaths: list[float] = []
-        self._start_at: float | None = None
+        self._start_at: float | None = None  # when the next generation is due
+        self._vacant: list[int] = []  # numbers of the workers that are to be started
+        self._fill_at = 0.0
+        self._failures = 0  # to start a worker, in a row
+        self._trouble: list[Event] = []
         self._out_of_memory_kills = _out_of_memory_kills()
         self._stopping = False
 
     # ---- a generation ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """A fresh Queue, a fresh Lock, N fresh workers."""
+        """A fresh Queue, a fresh Lock, N fresh workers; what cannot be had now `tick` gets."""
+        try:
+            self._queue = self._context.Queue(MESSAGES_A_WORKER * self.size)
+            self._lock = self._context.Lock()
+        except OSError as error:
+            self._discard_queue()
+            self._start_at = time.monotonic() + self._could_not_start(error)
+            return
         self._start_at = None
-        self._queue = self._context.Queue(MESSAGES_A_WORKER * self.size)
         self._asked = 0
-        self._lock = self._context.Lock()
-        self._workers = [self._spawn(number) for number in range(self.size)]
+        self._vacant = list(range(self.size))
+        self._fill()
+
+    def _fill(self) -> None:
+        """Starts the workers that are missing; one takes a job that is to run alone."""
+        while self._vacant:
+            first = Message(next(self._ids), (self._alone[0],)) if self._alone else None
+            try:
+                worker = self._spawn(self._vacant[0], first)
+            except (OSError, EOFError) as error:
+                self._fill_at = time.monotonic() + self._could_not_start(error)
+                return
+            if first is not None:
+                self._messages[first.id] = first.jobs
+                del self._alone[0]
+            del self._vacant[0]
+            self._workers = sorted([*self._workers, worker], key=lambda each: each.number)
+        self._failures = 0
+
+    def _could_not_start(self, error: OSError | EOFError) -> float:
+        """It is the machine's fault; gives the seconds until the next attempt."""
+        # The fork server dies of a fork that fails, and tells nobody why.
+        why = error.strerror if isinstance(error, OSError) else "no more processes"
+        self._trouble.append(Trouble(f"a worker cannot be started: {why}", []))
+        self._failures += 1
+        return _delay(self._failures - 1)
 
     def _spawn(self, number: int, first: Message | None = None) -> _Worker:
+        """Raises OSError, or EOFError where the fork server died over it."""
         ours, theirs = self._context.Pipe(duplex=False)
         self._slots.clear(number)
         process = self._context.Process(
@@ -132,23 +194,32 @@ class Pool:
             name=f"dropmill-worker-{number}",
             daemon=True,
         )
-        process.start()
-        theirs.close()
-        return _Worker(number, process, ours)
+        try:
+            process.start()
+            return _Worker(number, process, ours)
+        except BaseException:
+            ours.close()
+            if process.pid is not None:
+                process.kill()
+                process.join(10)
+            raise
+        finally:
+            theirs.close()
 
-    def _retire(self) -> list[Event]:
-        """Kills the generation and starts another, at once or, after many deaths, by `tick`.
+    def _retire(self, delay: float = 0.0) -> list[Event]:
+        """Kills the generation and starts another, at once or after `delay` seconds.
 
         Unfinished jobs are returned.
         """
         events: list[Event] = []
         for worker in self._workers:
-            worker.process.kill()
+            worker.kill()
         for worker in self._workers:
-            worker.process.join(10)
+            worker.wait(10)
             events += self._reports(worker)
             self._bury(worker)
         self._workers = []
+        self._vacant = []
         self._discard_queue()
         jobs = [job for message in self._messages.values() for job in message] + self._alone
         if jobs:
@@ -156,14 +227,10 @@ class Pool:
         self._messages.clear()
         self._alone.clear()
         if not self._stopping:
-            self._start_after(self._back_off())
-        return events
-
-    def _start_after(self, delay: float) -> None:
-        if delay:
             self._start_at = time.monotonic() + delay
-        else:
-            self.start()
+            if not delay:
+                self.start()
+        return events
 
     def _discard_queue(self) -> None:
         if self._queue is not None:
@@ -174,14 +241,17 @@ class Pool:
     def _back_off(self) -> float:
         """Nothing for the first deaths since a message was finished, then 1 s doubling to 60 s."""
         now = time.monotonic()
-        self._deaths = [death for death in self._deaths if now - death < 60] + [now]
-        return 0.0 if len(self._deaths) <= 8 else min(60.0, 2.0 ** (len(self._deaths) - 9))
+        recent = [death for death in self._deaths if now - death < 2 * _LONGEST_DELAY]
+        self._deaths = [*recent, now]
+        return 0.0 if len(recent) < _FREE_DEATHS else _delay(len(recent) - _FREE_DEATHS)
 
     # ---- messages ----------------------------------------------------------------------------
 
     def has_room(self) -> bool:
         """Whether a message can be put now; rows wait in the ledger until it can."""
-        return self._queue is not None and not self._stopping and not self._queue.full()
+        if self._stopping or not self._workers:
+            return False
+        return self._queue is not None and not self._queue.full()
 
     def put(self, jobs: list[Job]) -> bool:
         """Sends jobs as one message; False when the Queue is full."""
@@ -235,7 +305,7 @@ class Pool:
 
     def collect(self) -> list[Event]:
         """Everything that happened since the last call."""
-        events: list[Event] = []
+        events = self._take_trouble()
         for worker in list(self._workers):
             if worker not in self._workers:
                 continue  # its generation was retired just now
@@ -243,7 +313,11 @@ class Pool:
             if not worker.process.is_alive():
                 events += self._reports(worker)
                 events += self._died(worker)
-        return events
+        return events + self._take_trouble()
+
+    def _take_trouble(self) -> list[Event]:
+        trouble, self._trouble = self._trouble, []
+        return trouble
 
     def _reports(self, worker: _Worker) -> list[Event]:
         events: list[Event] = []
@@ -273,6 +347,9 @@ class Pool:
         slot = self._slots.read(worker.number)
         worker.process.join(5)
         code = worker.process.exitcode
+        if code == _EXIT_UNKNOWN:
+            logger.warning("the process that starts the workers died: all of them are replaced")
+            return self._retire(self._back_off())
         if not worker.up and not self._proven:
             raise DropmillError(f"a worker could not start (exit status {code}): see above")
         if code == EXIT_LEFT and slot.phase is Phase.FREE:
@@ -281,12 +358,13 @@ class Pool:
             return []
         logger.warning("worker %d (pid %d) %s", worker.number, worker.process.pid, _manner(code))
         events = self._blame(worker, slot, code)
+        is_at_work = slot.phase is Phase.WORKING and worker.up
         # Deaths that a take is charged or spared for are few; others might go on for ever.
-        is_bounded = slot.take or not self._back_off()
-        if slot.phase is Phase.WORKING and worker.up and is_bounded:
+        delay = 0.0 if is_at_work and slot.take else self._back_off()
+        if is_at_work and not delay:
             self._replace(worker)
             return events
-        return events + self._retire()
+        return events + self._retire(delay)
 
     def _blame(self, worker: _Worker, slot: Slot, code: int | None) -> list[Event]:
         if slot.phase is not Phase.WORKING:
@@ -308,11 +386,9 @@ class Pool:
         if code == EXIT_OUT_OF_MEMORY:
             return f"needs more memory than limits.memory ({_size(self._settings.memory)})"
         if code == -signal.SIGKILL:
-            kills = _out_of_memory_kills()
-            risen, self._out_of_memory_kills = (
-                kills > self._out_of_memory_kills,
-                kills,
-            )
+            before = self._out_of_memory_kills
+            self._out_of_memory_kills = max(before, _out_of_memory_kills())
+            risen = self._out_of_memory_kills > before
             return "the kernel killed its worker for want of memory" if risen else None
         if code == -signal.SIGTERM:
             return None  # somebody asked the worker to end
@@ -320,17 +396,13 @@ class Pool:
 
     def _replace(self, worker: _Worker) -> None:
         self._bury(worker)
-        first = Message(next(self._ids), (self._alone.pop(0),)) if self._alone else None
-        if first is not None:
-            self._messages[first.id] = first.jobs
-        self._workers[self._workers.index(worker)] = self._spawn(worker.number, first)
+        self._workers.remove(worker)
+        self._vacant.append(worker.number)
+        self._fill()
 
     def _bury(self, worker: _Worker) -> None:
         self._slots.clear(worker.number)
-        worker.reports.close()
-        worker.process.join(1)
-        with contextlib.suppress(ValueError):
-            worker.process.close()
+        worker.close()
 
     # ---- limits ------------------------------------------------------------------------------
 
@@ -338,16 +410,18 @@ class Pool:
         """About once a second: time-outs, memory, a generation that is due."""
         if self._start_at is not None and now >= self._start_at:
             self.start()
+        elif self._vacant and now >= self._fill_at:
+            self._fill()
         for worker in self._workers:
             self._check(worker, now)
         self._ask_for_place()  # the Queue was full, or there was none
-        return []
+        return self._take_trouble()
 
     def _check(self, worker: _Worker, now: float) -> None:
         if worker.sentence is not None:
             return
         if not worker.up and now - worker.started > _BOOT:
-            worker.process.kill()
+            worker.kill()
         slot = self._slots.read(worker.number)
         if slot.phase is Phase.WORKING and slot.take:
             reason = self._excess(worker, slot, now)
@@ -366,7 +440,7 @@ class Pool:
     @staticmethod
     def _kill(worker: _Worker, slot: Slot, reason: str | None) -> None:
         worker.sentence = _Sentence(slot.message, slot.take, reason)
-        worker.process.kill()
+        worker.kill()
 
     def abandon(self, roots: Collection[bytes], seconds: float) -> None:
         """Ends the workers that have been at a file of these roots, which hang, for so long."""
@@ -395,7 +469,7 @@ class Pool:
     def ask_to_leave(self) -> list[Event]:
         """No more work: takes what nobody began off the Queue, asks every worker to leave."""
         self._stopping = True
-        self._start_at = None
+        self._start_at, self._vacant = None, []
         if self._queue is None:
             return []
         returned: list[Job] = []
@@ -428,6 +502,19 @@ class Pool:
         events = self._retire()
         self._slots.close()
         return events
+
+
+def _delay(times: int) -> float:
+    """Seconds to wait after so many waits in a row: 1 doubling to 60, jittered."""
+    return min(_LONGEST_DELAY, 2.0 ** min(times, 6) * random.uniform(1.0, 1.5))
+
+
+def _process_handle(process_id: int) -> int | None:
+    """A descriptor that stands for the process, whoever reaps it; None: it is dead already."""
+    try:
+        return os.pidfd_open(process_id)
+    except ProcessLookupError:
+        return None
 
 
 def _manner(code: int | None) -> str:
