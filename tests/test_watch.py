@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from watchdog.observers.api import EventEmitter
 from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, Mask, WatchDescriptor
 
 from dropmill import watch
@@ -485,6 +486,40 @@ def test_an_emitter_that_dies_is_noticed_by_the_tick(lab: Lab, root: bytes) -> N
     lab.until(lambda: lab.generation() > 1, "a new observer")
     path = write(root + b"/f")
     lab.until(lambda: path in lab.noticed(), "a later file")
+
+
+def test_replacing_and_stopping_observers_says_nothing_in_the_log(
+    root: bytes, place: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """watchdog's emitter, stopped at the wrong moment, calls itself inactive, as an error."""
+    slow = EventEmitter.should_keep_running
+
+    def should_keep_running(thread: EventEmitter) -> bool:
+        answer = slow(thread)
+        time.sleep(0.05)  # time enough to be stopped in
+        return answer
+
+    monkeypatch.setattr(EventEmitter, "should_keep_running", should_keep_running)
+    for generation in range(3):
+        observer = observers.Observer(
+            generation,
+            [(root, WatchedRoot(root, True, hidden))],
+            place + b"/out",
+            lambda said: None,
+        )
+        os.mkdir(root + b"/d%d" % generation)  # something to read
+        os.rename(root + b"/d%d" % generation, root + b"/e%d" % generation)
+        observer.retire()
+    assert not caplog.records
+
+
+def test_a_rename_is_paired_though_nobody_reads_the_emitters(lab: Lab, root: bytes) -> None:
+    os.mkdir(root + b"/d0")
+    for number in range(50):
+        os.rename(root + b"/d%d" % number, root + b"/d%d" % (number + 1))
+    path = root + b"/d50/f"
+    lab.until(lambda: lab.status().directories == 2 and lab.is_idle(), "its watch")
+    lab.sees(write(path))
 
 
 def test_suspicions_in_a_row_are_acted_on_less_and_less_often(lab: Lab) -> None:

@@ -31,7 +31,7 @@ from watchdog.events import (
     FileSystemEvent,
     FileSystemEventHandler,
 )
-from watchdog.observers.api import BaseObserver
+from watchdog.observers.api import BaseObserver, EventQueue, ObservedWatch
 from watchdog.observers.inotify import InotifyFullEmitter, InotifyWatchGroup
 from watchdog.observers.inotify_c import (
     CallbackId,
@@ -42,7 +42,6 @@ from watchdog.observers.inotify_c import (
     WatchCallback,
     WatchDescriptor,
 )
-from watchdog.observers.inotify_move_event_grouper import GroupedInotifyEvent
 
 from .scan import WatchedRoot, below
 
@@ -329,10 +328,31 @@ class _Reader(InotifyFD):
 class _Emitter(InotifyFullEmitter):
     """Only needed for the watches it sets: all was said by the reader."""
 
-    def build_and_queue_event(
-        self, event: GroupedInotifyEvent, *, full_events: bool = True
+    def __init__(
+        self,
+        event_queue: EventQueue,
+        watch: ObservedWatch,
+        *,
+        inotify_fd: _Reader,
+        event_filter: list[type[FileSystemEvent]] | None = None,
+        **others: float,
     ) -> None:
-        pass
+        super().__init__(
+            event_queue, watch, inotify_fd=inotify_fd, event_filter=event_filter, **others
+        )
+        self._groups = inotify_fd.groups
+
+    def run(self) -> None:
+        """Empties the queue in which its watch group pairs the halves of renames.
+
+        watchdog's own loop logs an error when it is stopped between two looks at whether it is,
+        and spins while its group is closed and it is not.
+        """
+        path = os.fsencode(self.watch.path)
+        for group in list(self._groups.values()):
+            if isinstance(group, InotifyWatchGroup) and group.path == path:
+                while group.read_event() is not None:  # None: closed
+                    pass
 
 
 class Observer(BaseObserver):
