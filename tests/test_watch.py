@@ -332,6 +332,36 @@ def test_what_happens_in_a_folder_moved_out_is_not_told(
     lab.until(lambda: path in lab.noticed(), "a file in it, under its new name")
 
 
+def test_folders_moved_out_and_written_to_rebuild_observers_less_and_less_often(
+    lab: Lab, root: bytes, place: bytes
+) -> None:
+    """Each is a suspicion. Afterwards there is peace, whoever writes to them still."""
+    started, number = time.monotonic(), 0
+    while time.monotonic() - started < 5:
+        number += 1
+        folder, outside = root + b"/d%d" % number, place + b"/out/d%d" % number
+        os.mkdir(folder)
+        write(folder + b"/f")
+        lab.pump()
+        os.rename(folder, outside)
+        for path in files_below(place + b"/out"):
+            write(path)
+    assert number > 20
+    assert 2 <= lab.generation() <= 5
+    scans = [event for event in lab.of(ScanDone) if isinstance(event, ScanDone)]
+    assert sum(done.folder == root for done in scans) <= 12
+    lab.until(lambda: not lab.watch._keeper._wanted and lab.is_idle(), "an observer that knows")
+    lab.until(lambda: lab.watch._keeper._builder is None, "no other is being built")
+    lab.clear()
+    before = lab.generation()
+    for path in files_below(place + b"/out"):
+        write(path)
+    lab.sees(write(root + b"/after"))
+    lab.watch._keeper.tick(time.monotonic() + observers._OTHER_HALF)
+    lab.pump()
+    assert (lab.of(Suspicion), lab.generation()) == ([], before)
+
+
 def test_the_renames_that_kill_watchdogs_reader_do_not_kill_ours(
     lab: Lab, root: bytes, place: bytes
 ) -> None:
