@@ -150,10 +150,11 @@ class Intake:
         now, device = time.time(), os.stat(listing.root).st_dev
         settle = self._rules[listing.root].settle
         for name, status in listing.files:
-            seen = _mark(fingerprint(status), device)
+            bare = fingerprint(status)
+            seen = _mark(bare, device) if listing.trusted else bare
             row = known.pop(name, None)
             if row is not None:
-                any_known = True
+                any_known |= listing.trusted or row.fingerprint.device != bare.device
                 if row.fingerprint == seen:
                     continue
             kind = self._rules.kind(name)
@@ -168,14 +169,18 @@ class Intake:
         if settled or unsettled or gone:
             self._findings.put(_Finding(listing.root, settled, unsettled, gone))
             self._wake()
-        return any_known or self._is_unknown_root(listing)
+        return any_known or self._is_unknown_root(listing, device)
 
-    def _is_unknown_root(self, listing: Listing) -> bool:
-        """Whether nothing is known below a root, so that whoever is there forgets nothing."""
+    def _is_unknown_root(self, listing: Listing, device: int) -> bool:
+        """Whether nothing is known below a root but what came with whoever is there now.
+
+        Then nothing is forgotten when that is taken for the root.
+        """
         if listing.complete or listing.folder != listing.root:
             return False
         reader = self._reader()
-        return not any(map(reader.known, reader.folders_below(listing.root)))
+        rows = (reader.known(folder).values() for folder in reader.folders_below(listing.root))
+        return all(row.fingerprint.device == device for each in rows for row in each)
 
     def _reader(self) -> FolderReader:
         reader: FolderReader | None = getattr(self._readers, "reader", None)
@@ -256,6 +261,8 @@ class Intake:
             seen = _mark(ready.fingerprint, os.stat(root).st_dev)
         except OSError:
             return  # the root went away; a scan finds the file when it is back
+        if not self._rules.is_present(root):
+            seen = ready.fingerprint
         lane = _lane(kind, seen.size, Lane.FRESH)
         self._ready.append(Admission(folder, name, seen, kind, lane, ready.unhurried))
 
@@ -303,7 +310,8 @@ class Intake:
 def _mark(seen: Fingerprint, root_device: int) -> Fingerprint:
     """A fingerprint as the ledger keeps it: the device only where it is not the root's.
 
-    Device numbers change from mount to mount.
+    Device numbers change from mount to mount. What came while another folder was in the root's
+    place keeps it too: it does not show later that this is the root.
     """
     return seen._replace(device=0) if seen.device == root_device else seen
 

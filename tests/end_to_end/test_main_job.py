@@ -161,6 +161,41 @@ def test_a_root_deleted_and_made_again_is_watched_again(running: Place) -> None:
     await_hits(running, "survivor", ["a.txt:1:survivor"])
 
 
+def test_what_is_dropped_into_a_bare_mount_point_does_not_pass_for_what_was_mounted(
+    running: Place,
+) -> None:
+    (running.inbox / "a.txt").write_text("survivor\n")
+    await_hits(running, "survivor", ["a.txt:1:survivor"])
+    mounted = running.folder / "mounted"
+    running.inbox.rename(mounted)
+    running.inbox.mkdir()
+    (running.inbox / "b.txt").write_text("newcomer\n")
+    await_hits(running, "newcomer", ["b.txt:1:newcomer"])
+    for restart in (False, True):
+        if restart:
+            assert running.stop() == 0
+            running.start()
+        assert running.run("scan").returncode == 0
+        eventually(lambda: running.status()["roots"][0]["state"] == "offline", what="offline")
+        assert running.results()["a.txt"]["state"] == "done", "a missing root is no mass delete"
+    (running.inbox / "b.txt").unlink()
+    running.inbox.rmdir()
+    mounted.rename(running.inbox)
+    eventually(lambda: running.status()["roots"][0]["state"] == "watching", what="watched again")
+    await_hits(running, "survivor", ["a.txt:1:survivor"])
+    await_hits(running, "newcomer", [])
+    assert running.results()["a.txt"]["version"] == 1, "nothing is done again"
+
+
+def test_an_empty_root_made_anew_is_taken_for_the_root(running: Place) -> None:
+    running.inbox.rmdir()
+    running.inbox.mkdir()
+    (running.inbox / "b.txt").write_text("newcomer\n")
+    await_hits(running, "newcomer", ["b.txt:1:newcomer"])
+    assert running.run("scan").returncode == 0
+    eventually(lambda: running.status()["roots"][0]["state"] == "watching", what="watched")
+
+
 def test_what_was_dropped_while_it_was_down_is_taken_in_at_the_start(place: Place) -> None:
     place.start()
     (place.inbox / "a.txt").write_text("early\n")

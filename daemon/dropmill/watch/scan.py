@@ -2,8 +2,8 @@
 
 A missing root is not a mass delete, nor is a disk that is not mounted below it. So every root and
 every mount point below it has an identity, (device, inode). Where another one stands there than
-was known, its listings are called incomplete until one of its files is known to `compare`; then
-the new identity is adopted and that tree is walked once more. Descriptors lead from folder to
+was known, its listings are not trusted until one of its files is known to `compare`; then the new
+identity is adopted and that tree is walked once more. Descriptors lead from folder to
 folder, so nothing outside the root is ever listed, whoever swaps a folder for a link meanwhile.
 """
 
@@ -52,9 +52,11 @@ class Listing(NamedTuple):
     complete: bool  # False: what is not listed may exist nevertheless
     after: bytes | None  # the portion holds all names > `after`,
     upto: bytes | None  # and <= `upto`; None: no such bound
+    trusted: bool = True  # False: whoever stands here is not who was known
 
 
-# Gives whether any of the listed files was known before. Called in the root's thread; it may raise.
+# Gives whether any of the listed files was known before; where the listing is not trusted: before
+# whoever stands there came. Called in the root's thread; it may raise.
 Compare = Callable[[Listing], bool]
 
 
@@ -112,8 +114,8 @@ class Walk:
         for tree in [tree for tree in self._trees if not tree.trusted]:
             if tree.holds_known:
                 log.info(
-                    "another folder is at %r, and it holds known files: adopted",
-                    self.absolute(tree.relative),
+                    "%s is another folder than it was, and holds known files: adopted",
+                    os.fsdecode(self.absolute(tree.relative)),
                 )
                 self._identities[tree.relative] = tree.identity
                 self._walk(tree.relative)
@@ -252,6 +254,7 @@ class Walk:
                     complete and level.tree.trusted,
                     after,
                     upto,
+                    level.tree.trusted,
                 ),
             )
             after, subfolders = upto, None
