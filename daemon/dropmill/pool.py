@@ -18,6 +18,7 @@ import random
 import signal
 import time
 from collections.abc import Collection, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -126,6 +127,7 @@ class Pool:
         self._timeout = timeout
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["dropmill.worker"])
+        _start_quiet_tracker()
         self._slots = Slots(settings.state_folder)
         self._ids = itertools.count(1)
         self._messages: dict[int, tuple[Job, ...]] = {}
@@ -502,6 +504,24 @@ class Pool:
         events = self._retire()
         self._slots.close()
         return events
+
+
+def _start_quiet_tracker() -> None:
+    """Starts the process that unlinks our semaphores should all of us be killed.
+
+    It would warn, into the journal of a service that is gone, that it does its duty.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    quiet = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
+    try:
+        with contextlib.suppress(OSError):  # then whoever needs it first starts it
+            resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _delay(times: int) -> float:

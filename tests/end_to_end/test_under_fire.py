@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -47,6 +49,33 @@ def test_a_killed_busy_worker_costs_nobody_an_attempt(running: Place) -> None:
     assert kills, "no worker was seen busy: drop more"
     eventually(lambda: all_found(running, 3000), seconds=60, what="all are found")
     assert {row["attempts"] for row in running.results().values()} == {0}
+
+
+def below(pid: int) -> list[int]:
+    """A process and all that it started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in below(int(child)))]
+
+
+def test_a_killed_service_leaves_no_semaphore_and_no_warning_in_the_journal(
+    running: Place,
+) -> None:
+    assert running.service is not None
+    pid = running.service.pid
+    mapped = set(re.findall(r"(\d+) +/dev/shm/sem\.", Path(f"/proc/{pid}/maps").read_text()))
+    semaphores = [sem for sem in Path("/dev/shm").glob("sem.mp-*") if is_one_of(sem, mapped)]
+    assert semaphores
+    log, processes = running.log.read_text(), below(pid)
+    running.stop(signal.SIGKILL)
+    eventually(lambda: not any(map(alive, processes)), what="all of its processes have ended")
+    assert running.log.read_text() == log
+    assert not [path for path in semaphores if path.exists()]
+
+
+def is_one_of(path: Path, inodes: set[str]) -> bool:
+    with contextlib.suppress(FileNotFoundError):  # another test's
+        return str(path.stat().st_ino) in inodes
+    return False
 
 
 def test_a_killed_service_goes_on_where_it_was(place: Place) -> None:
