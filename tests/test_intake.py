@@ -65,7 +65,9 @@ class Watched:
                 for entry in entries
                 if entry.is_file(follow_symlinks=False)
             ]
-        return self.intake.compare(Listing(self.root, folder, files, None, complete, None, None))
+        device = os.stat(self.root).st_dev
+        listing = Listing(self.root, folder, files, None, complete, None, None, True, device)
+        return self.intake.compare(listing)
 
     def state_of(self, path: bytes) -> State | None:
         file = self.state.ledger.find(path)

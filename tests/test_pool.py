@@ -63,6 +63,9 @@ def _poisonous(descriptor: int, job: Job, size: int, started: int, bench: Workbe
         case b"slower":
             while not os.path.exists(job.root + b"/go on"):
                 time.sleep(0.005)
+        case b"busy":
+            while not os.path.exists(job.root + b"/go"):
+                pass
         case b"bug":
             raise ZeroDivisionError("a bug of ours")
     return _real_text(descriptor, job, size, started, bench)
@@ -559,6 +562,59 @@ def test_a_copy_that_cannot_be_put_in_place_is_that_files_fault_and_kills_no_wor
     assert service.verdict(job) in (Verdict.RETRY, Verdict.QUARANTINED)
     assert service.verdict(other) is Verdict.DONE
     assert [pid for pid, _, _ in service.pool.doing()] == pids
+
+
+# ---- a root that hangs -------------------------------------------------------------------------
+
+
+def of_root(service: Service, root: bytes, name: bytes, content: bytes = b"one\n") -> Job:
+    """A job of another root, below the inbox."""
+    os.makedirs(os.path.join(service.inbox, root), exist_ok=True)
+    job = service.job(root + b"/" + name, content)
+    return job._replace(root=os.path.join(service.inbox, root), path=name)
+
+
+def test_a_worker_that_stands_still_at_a_root_that_hangs_is_ended_and_charges_nobody(
+    service: Service,
+) -> None:
+    stuck, busy = of_root(service, b"hung", b"s", b"hang"), of_root(service, b"hung", b"b", b"busy")
+    for job in (stuck, busy):
+        service.pool.put([job])
+        service.until(lambda job=job: service.slots(Phase.WORKING, job.take), "it works")  # type: ignore[misc]
+
+    def abandoned() -> bool:
+        service.pool.abandon([stuck.root], 0.5)
+        return stuck.take in service.returned()
+
+    service.until(abandoned, "the one that stands still is given up")
+    assert service.returned() == [stuck.take]
+    with open(busy.root + b"/go", "wb"):
+        pass
+    assert service.verdict(busy) is Verdict.DONE, "the other got on"
+    assert not [each for each in service.events if isinstance(each, Killed)]
+
+
+def test_what_waits_on_the_queue_for_a_root_that_hangs_is_taken_back_and_the_rest_goes_on(
+    service: Service,
+) -> None:
+    slow = [service.job(b"slow-%d" % number, b"slow") for number in range(2)]
+    for job in slow:
+        service.pool.put([job])
+    service.until(lambda: len(service.slots(Phase.WORKING)) == 2, "both work")
+    hung, mixed = of_root(service, b"hung", b"1"), of_root(service, b"hung", b"2")
+    other = service.job(b"other")
+    service.pool.put([hung])
+    service.pool.put([mixed, other])
+
+    def sorted_out() -> bool:
+        service.pool.abandon([hung.root], 60)
+        return len(service.returned()) == 2
+
+    service.until(sorted_out, "they go back")
+    assert service.returned() == [hung.take, mixed.take]
+    service.go()
+    assert {service.verdict(job) for job in (*slow, other)} == {Verdict.DONE}
+    assert service.pool.idle()
 
 
 # ---- alone -------------------------------------------------------------------------------------

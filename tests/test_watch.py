@@ -712,11 +712,14 @@ def test_a_root_that_hangs_freezes_only_itself(
     lab.start()
     monkeypatch.setattr(watch, "_SILENT", 0.3)
 
-    def hang(listing: Listing) -> None:
-        if listing.root == hung:
-            let_go.wait(20)
+    read = scan.Walk._read
 
-    lab.compare = hang
+    def hang(walk: scan.Walk, level: scan._Level, names: list[bytes]) -> None:
+        if walk.absolute(b"") == hung:
+            let_go.wait(20)
+        read(walk, level, names)
+
+    monkeypatch.setattr(scan.Walk, "_read", hang)
     lab.watch.scan(hung)
     lab.until(lambda: lab.status().state == "offline", "it is called offline")
     assert "not answered" in (lab.status().reason or "")
@@ -726,6 +729,47 @@ def test_a_root_that_hangs_freezes_only_itself(
     let_go.set()
     lab.until(lambda: lab.status().state == "watching", "it answers again")
     lab.watch.stop()
+
+
+def test_a_root_whose_listing_is_compared_for_long_does_not_hang(
+    lab: Lab, root: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger's disk may be full, or the main loop busy."""
+    monkeypatch.setattr(watch, "_HANGS", 0.2)
+    comparing, let_go = threading.Event(), threading.Event()
+
+    def compare(_: Listing) -> None:
+        comparing.set()
+        let_go.wait(20)
+
+    lab.compare = compare
+    lab.watch.scan(root)
+    assert comparing.wait(20)
+    began = time.monotonic()
+    lab.until(lambda: time.monotonic() - began > 0.5, "a while")
+    assert lab.watch.hanging() == frozenset()
+    let_go.set()
+
+
+def test_a_scan_of_a_large_folder_shows_signs_of_life(
+    lab: Lab, root: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slowly its file system answers, it does answer."""
+    for number in range(500):
+        write(root + b"/f%d" % number)
+    signs = 0
+    carry_on = roots.RootThread._carry_on
+
+    def count(thread: roots.RootThread) -> bool:
+        nonlocal signs
+        signs += 1
+        return carry_on(thread)
+
+    monkeypatch.setattr(roots.RootThread, "_carry_on", count)
+    lab.clear()
+    lab.watch.scan(root)
+    lab.until(lambda: lab.of(ScanDone), "the scan")
+    assert signs >= 10
 
 
 # Scans

@@ -147,7 +147,7 @@ class Intake:
         settled: list[Admission] = []
         unsettled: list[tuple[bytes, Fingerprint]] = []
         any_known = False
-        now, device = time.time(), os.stat(listing.root).st_dev
+        now, device = time.time(), listing.device
         settle = self._rules[listing.root].settle
         for name, status in listing.files:
             bare = fingerprint(status)
@@ -169,9 +169,9 @@ class Intake:
         if settled or unsettled or gone:
             self._findings.put(_Finding(listing.root, settled, unsettled, gone))
             self._wake()
-        return any_known or self._is_unknown_root(listing, device)
+        return any_known or self._is_unknown_root(listing)
 
-    def _is_unknown_root(self, listing: Listing, device: int) -> bool:
+    def _is_unknown_root(self, listing: Listing) -> bool:
         """Whether nothing is known below a root but what came with whoever is there now.
 
         Then nothing is forgotten when that is taken for the root.
@@ -180,7 +180,7 @@ class Intake:
             return False
         reader = self._reader()
         rows = (reader.known(folder).values() for folder in reader.folders_below(listing.root))
-        return all(row.fingerprint.device == device for each in rows for row in each)
+        return all(row.fingerprint.device == listing.device for each in rows for row in each)
 
     def _reader(self) -> FolderReader:
         reader: FolderReader | None = getattr(self._readers, "reader", None)

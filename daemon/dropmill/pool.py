@@ -95,6 +95,15 @@ class _Worker:
         self.up = False
         self.started = time.monotonic()
         self.sentence: _Sentence | None = None
+        self._pulse: tuple[int, int, int] | None = None
+        self._pulse_since = 0.0
+
+    def still_for(self, slot: Slot, now: float) -> float:
+        """Seconds for which it has been seen to use no processor at what it has in hand."""
+        pulse = (slot.message, slot.take, _processor_ticks(self.process.pid))
+        if pulse != self._pulse:
+            self._pulse, self._pulse_since = pulse, now
+        return now - self._pulse_since
 
     def kill(self) -> None:
         if self._handle is not None:
@@ -142,7 +151,7 @@ class Pool:
         self._vacant: list[int] = []  # numbers of the workers that are to be started
         self._fill_at = 0.0
         self._failures = 0  # to start a worker, in a row
-        self._trouble: list[Event] = []
+        self._untold: list[Event] = []  # what `collect` is to give the next time
         self._out_of_memory_kills = _out_of_memory_kills()
         self._stopping = False
 
@@ -182,7 +191,7 @@ class Pool:
         """It is the machine's fault; gives the seconds until the next attempt."""
         # The fork server dies of a fork that fails, and tells nobody why.
         why = error.strerror if isinstance(error, OSError) else "no more processes"
-        self._trouble.append(Trouble(f"a worker cannot be started: {why}", []))
+        self._untold.append(Trouble(f"a worker cannot be started: {why}", []))
         self._failures += 1
         return _delay(self._failures - 1)
 
@@ -307,7 +316,7 @@ class Pool:
 
     def collect(self) -> list[Event]:
         """Everything that happened since the last call."""
-        events = self._take_trouble()
+        events = self._take_untold()
         for worker in list(self._workers):
             if worker not in self._workers:
                 continue  # its generation was retired just now
@@ -315,11 +324,11 @@ class Pool:
             if not worker.process.is_alive():
                 events += self._reports(worker)
                 events += self._died(worker)
-        return events + self._take_trouble()
+        return events + self._take_untold()
 
-    def _take_trouble(self) -> list[Event]:
-        trouble, self._trouble = self._trouble, []
-        return trouble
+    def _take_untold(self) -> list[Event]:
+        untold, self._untold = self._untold, []
+        return untold
 
     def _reports(self, worker: _Worker) -> list[Event]:
         events: list[Event] = []
@@ -417,7 +426,7 @@ class Pool:
         for worker in self._workers:
             self._check(worker, now)
         self._ask_for_place()  # the Queue was full, or there was none
-        return self._take_trouble()
+        return self._take_untold()
 
     def _check(self, worker: _Worker, now: float) -> None:
         if worker.sentence is not None:
@@ -426,6 +435,7 @@ class Pool:
             worker.kill()
         slot = self._slots.read(worker.number)
         if slot.phase is Phase.WORKING and slot.take:
+            worker.still_for(slot, now)
             reason = self._excess(worker, slot, now)
             if reason is not None and self._slots.read(worker.number) == slot:
                 self._kill(worker, slot, reason)
@@ -445,12 +455,42 @@ class Pool:
         worker.kill()
 
     def abandon(self, roots: Collection[bytes], seconds: float) -> None:
-        """Ends the workers that have been at a file of these roots, which hang, for so long."""
-        before = time.monotonic() - seconds
+        """Takes back what is of these roots, which hang.
+
+        A worker that has stood still at one of their files for so long is ended; one that gets
+        anywhere is not in the way.
+        """
+        now = time.monotonic()
+        in_hand = set()
         for worker, (_, slot, job) in zip(self._workers, self.doing(), strict=True):
+            in_hand.add(slot.message)
             is_at_it = slot.phase is Phase.WORKING and job is not None and job.root in roots
-            if is_at_it and slot.since < before and worker.sentence is None:
+            if is_at_it and worker.sentence is None and worker.still_for(slot, now) > seconds:
                 self._kill(worker, slot, None)
+        waiting = [jobs for id_, jobs in self._messages.items() if id_ not in in_hand]
+        if self._queue is not None and any(job.root in roots for jobs in waiting for job in jobs):
+            self._sort_out(roots)
+
+    def _sort_out(self, roots: Collection[bytes]) -> None:
+        """Takes what is of these roots off the Queue, before one more worker waits for them."""
+        for message in self._taken_back():
+            others = [job for job in message.jobs if job.root not in roots]
+            returned = [job for job in message.jobs if job.root in roots]
+            if others and not self.put(others):
+                returned += others
+            if returned:
+                self._untold.append(Returned(returned))
+
+    def _taken_back(self) -> list[Message]:
+        """What nobody began, off the Queue again; requests to leave are made anew by `tick`."""
+        taken = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                taken.append(self._queue.get(timeout=0.05))
+        self._asked -= sum(not message.jobs for message in taken)
+        for message in taken:
+            self._messages.pop(message.id, None)
+        return taken
 
     def _bytes(self, slot: Slot) -> int:
         jobs = self._messages.get(slot.message, ())
@@ -474,11 +514,7 @@ class Pool:
         self._start_at, self._vacant = None, []
         if self._queue is None:
             return []
-        returned: list[Job] = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                message = self._queue.get(timeout=0.05)
-                returned += self._messages.pop(message.id, ())
+        returned = [job for message in self._taken_back() for job in message.jobs]
         for _ in self._workers:
             with contextlib.suppress(queue.Full):
                 self._queue.put_nowait(Message(0, ()))
@@ -557,6 +593,16 @@ def _resident(pid: int | None) -> int:
             return int(file.read().split()[1]) * _PAGE
     except (OSError, IndexError):
         return 0
+
+
+def _processor_ticks(pid: int | None) -> int:
+    """Processor time that a process has used, in clock ticks (proc_pid_stat(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return sum(map(int, fields[11:13]))
 
 
 def _out_of_memory_kills() -> int:

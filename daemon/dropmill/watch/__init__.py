@@ -43,7 +43,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 _MOST_QUEUED = 200_000  # hints, about 50 MB; what does not fit is found by a scan
-_HANGS = 10.0  # seconds without an answer after which nobody else is to wait for a root
+_HANGS = 5.0  # seconds without an answer after which nobody else is to wait for a root
 _SILENT = 30.0  # seconds after which a root that does not answer is called offline
 _MOST_APART = 100  # unreadable folders that are tried one by one
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .scan import Compare, Identity, Walk, WatchedRoot
+from .scan import Compare, Identity, Listing, Walk, WatchedRoot
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class RootThread(threading.Thread):
             self._changed.notify()
 
     def silent_for(self, now: float) -> float:
-        """Seconds (of time.monotonic) since it last got anywhere; 0 while it has nothing to do."""
+        """Seconds (of time.monotonic) that its root has not answered for; 0 while not asked."""
         busy_from = self._busy_from
         return 0.0 if busy_from is None else now - busy_from
 
@@ -199,9 +199,17 @@ class RootThread(threading.Thread):
                 self._report(RootReturned(self.root.path, changed=False, first=False))
             self._mounted[relative] = device
 
+    def _elsewhere(self, listing: Listing) -> bool:
+        """Compares; however long that takes, it is not the root that does not answer."""
+        self._busy_from = None
+        try:
+            return self._compare(listing)
+        finally:
+            self._busy_from = time.monotonic()
+
     def _scan(self, folder: bytes, requests: list[int]) -> None:
         started = time.monotonic()
-        walk = Walk(self.root, self._identities, self._compare, self._carry_on)
+        walk = Walk(self.root, self._identities, self._elsewhere, self._carry_on)
         try:
             walk.run(folder)
         except Exception:

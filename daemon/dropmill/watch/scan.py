@@ -25,7 +25,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLDER_BENEATH = _FOLDER | os.O_NOFOLLOW
 _NOT_A_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _PORTION = 5_000  # files a listing: a stat result takes about 1 kB
-_MOST_WAITING = 1_000  # folders; beyond, one scan of the whole root is cheaper
+_BREATH = 100  # files between two signs of life
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,8 @@ class Listing(NamedTuple):
     complete: bool  # False: what is not listed may exist nevertheless
     after: bytes | None  # the portion holds all names > `after`,
     upto: bytes | None  # and <= `upto`; None: no such bound
-    trusted: bool = True  # False: whoever stands here is not who was known
+    trusted: bool  # False: whoever stands here is not who was known
+    device: int  # of the root
 
 
 # Gives whether any of the listed files was known before; where the listing is not trusted: before
@@ -94,11 +95,12 @@ class Walk:
         carry_on: Callable[[], bool],
     ) -> None:
         """`identities`: relative path → who the root and its mount points are; kept up to date.
-        `carry_on` is asked at every folder."""
+        `carry_on` is told now and then that the file system answers, and asked at every folder."""
         self._root = root
         self._identities = identities
         self._compare = compare
         self._carry_on = carry_on
+        self._device = 0  # the root's
         self._trees: list[_Tree] = []
         self.complete = True
         self.vanished = False
@@ -170,6 +172,7 @@ class Walk:
                 self._is_unreadable(b"", error)
             return None
         status = os.fstat(descriptor)
+        self._device = status.st_dev
         known = self._identities.setdefault(b"", (status.st_dev, status.st_ino))
         return self._level(descriptor, b"", status, self._plant(b"", status, known))
 
@@ -222,7 +225,9 @@ class Walk:
         excludes, recursive = self._root.excludes, self._root.recursive
         prefix = level.relative + b"/" if level.relative else b""
         with os.scandir(level.descriptor) as entries:
-            for entry in entries:
+            for number, entry in enumerate(entries):
+                if number % _BREATH == 0:
+                    self._carry_on()
                 try:
                     if entry.is_dir(follow_symlinks=False):
                         name = os.fsencode(entry.name)
@@ -255,6 +260,7 @@ class Walk:
                     after,
                     upto,
                     level.tree.trusted,
+                    self._device,
                 ),
             )
             after, subfolders = upto, None
@@ -268,7 +274,9 @@ class Walk:
         look, folder = os.stat, level.descriptor
         files = []
         complete = True
-        for name in names:
+        for number, name in enumerate(names):
+            if number % _BREATH == 0:
+                self._carry_on()
             try:
                 files.append((name, look(name, dir_fd=folder, follow_symlinks=False)))
             except FileNotFoundError:
