@@ -130,7 +130,7 @@ class Service:
         self.events += self.pool.collect()
         self.events += self.pool.tick(time.monotonic())
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float = 8) -> Any:
+    def until(self, condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < deadline, f"{what}: not within {seconds} s: {self.events}"
