@@ -17,6 +17,7 @@ FREE = ("__main__", "cli", "commands", "mill", "supervisor")
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "asking": {"errors"},
+    "blame": {"job", "slots", "worker"},
     "compaction": {"errors", "index", "processors.text", "store.completion"},
     "config": {
         "config.document",
@@ -52,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "job": set(),
     "log": set(),
     "pauses": set(),
-    "pool": {"errors", "job", "slots", "worker"},
+    "pool": {"blame", "errors", "job", "slots", "worker", "worker_handle"},
     "processors": {"index", "job", "processors.image", "processors.text", "processors.watchlist"},
     "processors.cuts": {"index"},
     "processors.encoding": {"errors"},
@@ -128,6 +129,7 @@ ALLOWED: dict[str, set[str]] = {
         "store.completion",
         "store.schema",
     },
+    "worker_handle": {"blame", "slots"},
 }
 
 

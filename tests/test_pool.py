@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dropmill import blame
 from dropmill import pool as pool_module
 from dropmill.errors import DropmillError
 from dropmill.job import Job, Kind, Outcome, State, Verdict
@@ -417,8 +418,8 @@ def test_a_count_of_kernel_kills_that_could_not_be_read_blames_nobody_later(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = iter([3, 0, 3, 4])
-    monkeypatch.setattr(pool_module, "_out_of_memory_kills", lambda: next(counts))
-    causes = [service.pool._cause(-signal.SIGKILL) for _ in range(4)]
+    monkeypatch.setattr(blame, "_out_of_memory_kills", lambda: next(counts))
+    causes = [service.pool._blame._cause(-signal.SIGKILL) for _ in range(4)]
     assert [cause is not None for cause in causes] == [True, False, False, True]
 
 

@@ -15,49 +15,34 @@ import multiprocessing
 import os
 import queue
 import random
-import signal
 import time
 from collections.abc import Collection, Iterator
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
+from .blame import Blame, Killed, Returned, manner
 from .errors import BrokenState, DropmillError
 from .job import Job, Report
 from .slots import Phase, Slot, Slots
-from .worker import EXIT_LEFT, EXIT_OUT_OF_MEMORY, Done, Message, WorkerSettings, main
+from .worker import EXIT_LEFT, Done, Message, WorkerSettings, main
+from .worker_handle import WorkerHandle
+
+__all__ = ["Event", "Finished", "Killed", "Pool", "Returned", "Trouble"]
 
 logger = logging.getLogger("dropmill.pool")
 
 MESSAGES_A_WORKER = 2
-READ_RATE = 20_000_000  # bytes a second that even a slow disk gives; added to a job's time-out
 _BOOT = 60.0
 _LOCK_PATIENCE = 1.0
 _LONGEST_DELAY = 60.0
 _FREE_DEATHS = 8
 _EXIT_UNKNOWN = 255  # what multiprocessing gives when its fork server died: it alone could know
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Finished(NamedTuple):
     """A message's jobs are done with, in the ways that its reports say."""
 
     reports: list[tuple[Job, Report]]
-
-
-class Returned(NamedTuple):
-    """Jobs that nobody worked on to the end; nobody is charged."""
-
-    jobs: list[Job]
-
-
-class Killed(NamedTuple):
-    """A worker died with this job in hand."""
-
-    job: Job
-    reason: str
-    charged: bool
 
 
 class Trouble(NamedTuple):
@@ -70,62 +55,6 @@ class Trouble(NamedTuple):
 Event = Finished | Returned | Killed | Trouble
 
 
-class _Sentence(NamedTuple):
-    """Why we kill a worker. It may have moved on before the kill reaches it."""
-
-    message: int
-    take: int
-    reason: str | None  # None: through no fault of the take's
-
-    def is_for(self, slot: Slot) -> bool:
-        """Whether the slot of the dead shows it at what the sentence is for."""
-        return (slot.message, slot.take) == (self.message, self.take)
-
-
-class _Worker:
-    """What the parent knows of one worker."""
-
-    def __init__(self, number: int, process: BaseProcess, reports: Connection) -> None:
-        """Raises OSError when it cannot be kept hold of."""
-        self.number = number
-        self.process = process
-        # Its process id would do only as long as the fork server lives.
-        self._handle = _process_handle(process.pid or 0)
-        self.reports = reports
-        self.up = False
-        self.started = time.monotonic()
-        self.sentence: _Sentence | None = None
-        self._pulse: tuple[int, int, int] | None = None
-        self._pulse_since = 0.0
-
-    def still_for(self, slot: Slot, now: float) -> float:
-        """Seconds for which it has been seen to use no processor at what it has in hand."""
-        pulse = (slot.message, slot.take, _processor_ticks(self.process.pid))
-        if pulse != self._pulse:
-            self._pulse, self._pulse_since = pulse, now
-        return now - self._pulse_since
-
-    def kill(self) -> None:
-        if self._handle is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-
-    def wait(self, seconds: float) -> None:
-        """Until it is dead, whatever the fork server says."""
-        if self._handle is not None:
-            wait([self._handle], seconds)
-        self.process.join(seconds)
-
-    def close(self) -> None:
-        self.reports.close()
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-        self.process.join(1)
-        with contextlib.suppress(ValueError):
-            self.process.close()
-
-
 class Pool:
     """Gives messages to a fixed number of workers and says what became of them."""
 
@@ -133,7 +62,7 @@ class Pool:
         """`timeout` is `limits.timeout`, seconds for one job."""
         self.size = settings.workers
         self._settings = settings
-        self._timeout = timeout
+        self._blame = Blame(timeout, settings.memory)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["dropmill.worker"])
         _start_quiet_tracker()
@@ -142,7 +71,7 @@ class Pool:
         self._messages: dict[int, tuple[Job, ...]] = {}
         self._alone: list[Job] = []
         self._asked = 0  # requests to leave that no worker has followed yet
-        self._workers: list[_Worker] = []
+        self._workers: list[WorkerHandle] = []
         self._queue: Any = None
         self._lock: Any = None
         self._proven = False  # a worker of ours has come up before
@@ -152,7 +81,6 @@ class Pool:
         self._fill_at = 0.0
         self._failures = 0  # to start a worker, in a row
         self._untold: list[Event] = []  # what `collect` is to give the next time
-        self._out_of_memory_kills = _out_of_memory_kills()
         self._stopping = False
 
     # ---- a generation ------------------------------------------------------------------------
@@ -195,7 +123,7 @@ class Pool:
         self._failures += 1
         return _delay(self._failures - 1)
 
-    def _spawn(self, number: int, first: Message | None = None) -> _Worker:
+    def _spawn(self, number: int, first: Message | None = None) -> WorkerHandle:
         """Raises OSError, or EOFError where the fork server died over it."""
         ours, theirs = self._context.Pipe(duplex=False)
         self._slots.clear(number)
@@ -207,7 +135,7 @@ class Pool:
         )
         try:
             process.start()
-            return _Worker(number, process, ours)
+            return WorkerHandle(number, process, ours)
         except BaseException:
             ours.close()
             if process.pid is not None:
@@ -330,14 +258,14 @@ class Pool:
         untold, self._untold = self._untold, []
         return untold
 
-    def _reports(self, worker: _Worker) -> list[Event]:
+    def _reports(self, worker: WorkerHandle) -> list[Event]:
         events: list[Event] = []
         with contextlib.suppress(EOFError, OSError):
             while worker.reports.poll():
                 events += self._done(worker, worker.reports.recv())
         return events
 
-    def _done(self, worker: _Worker, done: Done) -> list[Event]:
+    def _done(self, worker: WorkerHandle, done: Done) -> list[Event]:
         if done.broken and not self._stopping:
             raise BrokenState(f"{os.fsdecode(self._settings.state_folder)}: {done.fault}")
         if not done.message:
@@ -353,7 +281,7 @@ class Pool:
             Finished([(by_take[each.take], each) for each in done.reports if each.take in by_take])
         ]
 
-    def _died(self, worker: _Worker) -> list[Event]:
+    def _died(self, worker: WorkerHandle) -> list[Event]:
         """One worker is dead: by its slot, replace it or the generation, and say who is charged."""
         slot = self._slots.read(worker.number)
         worker.process.join(5)
@@ -367,8 +295,11 @@ class Pool:
             self._asked = max(0, self._asked - 1)
             self._replace(worker)
             return []
-        logger.warning("worker %d (pid %d) %s", worker.number, worker.process.pid, _manner(code))
-        events = self._blame(worker, slot, code)
+        logger.warning("worker %d (pid %d) %s", worker.number, worker.process.pid, manner(code))
+        events: list[Event] = []
+        if slot.phase is Phase.WORKING:
+            jobs = self._messages.pop(slot.message, ())
+            events += self._blame.of(worker.sentence, slot, code, jobs)
         is_at_work = slot.phase is Phase.WORKING and worker.up
         # Deaths that a take is charged or spared for are few; others might go on for ever.
         delay = 0.0 if is_at_work and slot.take else self._back_off()
@@ -377,41 +308,13 @@ class Pool:
             return events
         return events + self._retire(delay)
 
-    def _blame(self, worker: _Worker, slot: Slot, code: int | None) -> list[Event]:
-        if slot.phase is not Phase.WORKING:
-            return []  # its message goes back with the generation
-        jobs = self._messages.pop(slot.message, ())
-        job = next((job for job in jobs if job.take == slot.take), None)
-        reason = self._cause(code)
-        if worker.sentence is not None and code == -signal.SIGKILL:
-            reason = worker.sentence.reason
-            if reason is None or not worker.sentence.is_for(slot):
-                return [Returned(list(jobs))]
-        if job is None:
-            return [Returned(list(jobs))]
-        others = [each for each in jobs if each is not job]
-        return [Killed(job, reason or _manner(code), reason is not None), Returned(others)]
-
-    def _cause(self, code: int | None) -> str | None:
-        """Why a death is the take's own fault; None for a SIGKILL that nobody of us sent."""
-        if code == EXIT_OUT_OF_MEMORY:
-            return f"needs more memory than limits.memory ({_size(self._settings.memory)})"
-        if code == -signal.SIGKILL:
-            before = self._out_of_memory_kills
-            self._out_of_memory_kills = max(before, _out_of_memory_kills())
-            risen = self._out_of_memory_kills > before
-            return "the kernel killed its worker for want of memory" if risen else None
-        if code == -signal.SIGTERM:
-            return None  # somebody asked the worker to end
-        return f"its worker {_manner(code)}"
-
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: WorkerHandle) -> None:
         self._bury(worker)
         self._workers.remove(worker)
         self._vacant.append(worker.number)
         self._fill()
 
-    def _bury(self, worker: _Worker) -> None:
+    def _bury(self, worker: WorkerHandle) -> None:
         self._slots.clear(worker.number)
         worker.close()
 
@@ -428,7 +331,7 @@ class Pool:
         self._ask_for_place()  # the Queue was full, or there was none
         return self._take_untold()
 
-    def _check(self, worker: _Worker, now: float) -> None:
+    def _check(self, worker: WorkerHandle, now: float) -> None:
         if worker.sentence is not None:
             return
         if not worker.up and now - worker.started > _BOOT:
@@ -436,23 +339,10 @@ class Pool:
         slot = self._slots.read(worker.number)
         if slot.phase is Phase.WORKING and slot.take:
             worker.still_for(slot, now)
-            reason = self._excess(worker, slot, now)
+            size = self._bytes(slot)
+            reason = self._blame.excess(now - slot.since, size, worker.resident())
             if reason is not None and self._slots.read(worker.number) == slot:
-                self._kill(worker, slot, reason)
-
-    def _excess(self, worker: _Worker, slot: Slot, now: float) -> str | None:
-        """What the take in hand has too much of; None while it keeps to the limits."""
-        allowed = self._timeout + self._bytes(slot) / READ_RATE
-        if now - slot.since > allowed:
-            return f"took longer than limits.timeout ({self._timeout:g} s)"
-        if _resident(worker.process.pid) > self._settings.memory:
-            return f"needs more memory than limits.memory ({_size(self._settings.memory)})"
-        return None
-
-    @staticmethod
-    def _kill(worker: _Worker, slot: Slot, reason: str | None) -> None:
-        worker.sentence = _Sentence(slot.message, slot.take, reason)
-        worker.kill()
+                worker.sentence_to_death(slot, reason)
 
     def abandon(self, roots: Collection[bytes], seconds: float) -> None:
         """Takes back what is of these roots, which hang.
@@ -466,7 +356,7 @@ class Pool:
             in_hand.add(slot.message)
             is_at_it = slot.phase is Phase.WORKING and job is not None and job.root in roots
             if is_at_it and worker.sentence is None and worker.still_for(slot, now) > seconds:
-                self._kill(worker, slot, None)
+                worker.sentence_to_death(slot, None)
         waiting = [jobs for id_, jobs in self._messages.items() if id_ not in in_hand]
         if self._queue is not None and any(job.root in roots for jobs in waiting for job in jobs):
             self._sort_out(roots)
@@ -563,64 +453,3 @@ def _start_quiet_tracker() -> None:
 def _delay(times: int) -> float:
     """Seconds to wait after so many waits in a row: 1 doubling to 60, jittered."""
     return min(_LONGEST_DELAY, 2.0 ** min(times, 6) * random.uniform(1.0, 1.5))
-
-
-def _process_handle(process_id: int) -> int | None:
-    """A descriptor that stands for the process, whoever reaps it; None: it is dead already."""
-    try:
-        return os.pidfd_open(process_id)
-    except ProcessLookupError:
-        return None
-
-
-def _manner(code: int | None) -> str:
-    if code is not None and code < 0:
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit status {code}"
-
-
-def _size(count: int) -> str:
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if count >= unit and count % unit == 0:
-            return f"{count // unit}{name}"
-    return f"{count} bytes"
-
-
-def _resident(pid: int | None) -> int:
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except (OSError, IndexError):
-        return 0
-
-
-def _processor_ticks(pid: int | None) -> int:
-    """Processor time that a process has used, in clock ticks (proc_pid_stat(5))."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return 0
-    return sum(map(int, fields[11:13]))
-
-
-def _out_of_memory_kills() -> int:
-    """How often the kernel killed in our cgroup for want of memory (cgroup v2, else v1)."""
-    try:
-        with open("/proc/self/cgroup") as file:
-            groups = [line.rstrip("\n").split(":", 2) for line in file]
-        for _, controllers, path in groups:
-            if not controllers:
-                events = f"/sys/fs/cgroup{path}/memory.events"
-            elif "memory" in controllers.split(","):
-                events = f"/sys/fs/cgroup/memory{path}/memory.oom_control"
-            else:
-                continue
-            with contextlib.suppress(OSError), open(events) as file:
-                for line in file:
-                    if line.startswith("oom_kill "):
-                        return int(line.split()[1])
-    except OSError:
-        pass
-    return 0
