@@ -11,20 +11,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import multiprocessing
 import os
 import queue
-import random
 import time
 from collections.abc import Collection, Iterator
-from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 from .blame import Blame, Killed, Returned, manner
 from .errors import BrokenState, DropmillError
 from .job import Job, Report
 from .slots import Phase, Slot, Slots
-from .worker import EXIT_LEFT, Done, Message, WorkerSettings, main
+from .spawning import LONGEST_DELAY, Spawner, delay
+from .worker import EXIT_LEFT, Done, Message, WorkerSettings
 from .worker_handle import WorkerHandle
 
 __all__ = ["Event", "Finished", "Killed", "Pool", "Returned", "Trouble"]
@@ -34,7 +32,6 @@ logger = logging.getLogger("dropmill.pool")
 MESSAGES_A_WORKER = 2
 _BOOT = 60.0
 _LOCK_PATIENCE = 1.0
-_LONGEST_DELAY = 60.0
 _FREE_DEATHS = 8
 _EXIT_UNKNOWN = 255  # what multiprocessing gives when its fork server died: it alone could know
 
@@ -63,9 +60,7 @@ class Pool:
         self.size = settings.workers
         self._settings = settings
         self._blame = Blame(timeout, settings.memory)
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["dropmill.worker"])
-        _start_quiet_tracker()
+        self._spawner = Spawner(settings)
         self._slots = Slots(settings.state_folder)
         self._ids = itertools.count(1)
         self._messages: dict[int, tuple[Job, ...]] = {}
@@ -88,8 +83,8 @@ class Pool:
     def start(self) -> None:
         """A fresh Queue, a fresh Lock, N fresh workers; what cannot be had now `tick` gets."""
         try:
-            self._queue = self._context.Queue(MESSAGES_A_WORKER * self.size)
-            self._lock = self._context.Lock()
+            self._queue = self._spawner.queue(MESSAGES_A_WORKER * self.size)
+            self._lock = self._spawner.lock()
         except OSError as error:
             self._discard_queue()
             self._start_at = time.monotonic() + self._could_not_start(error)
@@ -104,7 +99,8 @@ class Pool:
         while self._vacant:
             first = Message(next(self._ids), (self._alone[0],)) if self._alone else None
             try:
-                worker = self._spawn(self._vacant[0], first)
+                self._slots.clear(self._vacant[0])
+                worker = self._spawner.worker(self._vacant[0], self._queue, self._lock, first)
             except (OSError, EOFError) as error:
                 self._fill_at = time.monotonic() + self._could_not_start(error)
                 return
@@ -121,32 +117,10 @@ class Pool:
         why = error.strerror if isinstance(error, OSError) else "no more processes"
         self._untold.append(Trouble(f"a worker cannot be started: {why}", []))
         self._failures += 1
-        return _delay(self._failures - 1)
+        return delay(self._failures - 1)
 
-    def _spawn(self, number: int, first: Message | None = None) -> WorkerHandle:
-        """Raises OSError, or EOFError where the fork server died over it."""
-        ours, theirs = self._context.Pipe(duplex=False)
-        self._slots.clear(number)
-        process = self._context.Process(
-            target=main,
-            args=(number, self._settings, self._queue, self._lock, theirs, first),
-            name=f"dropmill-worker-{number}",
-            daemon=True,
-        )
-        try:
-            process.start()
-            return WorkerHandle(number, process, ours)
-        except BaseException:
-            ours.close()
-            if process.pid is not None:
-                process.kill()
-                process.join(10)
-            raise
-        finally:
-            theirs.close()
-
-    def _retire(self, delay: float = 0.0) -> list[Event]:
-        """Kills the generation and starts another, at once or after `delay` seconds.
+    def _retire(self, pause: float = 0.0) -> list[Event]:
+        """Kills the generation and starts another, at once or after `pause` seconds.
 
         Unfinished jobs are returned.
         """
@@ -166,8 +140,8 @@ class Pool:
         self._messages.clear()
         self._alone.clear()
         if not self._stopping:
-            self._start_at = time.monotonic() + delay
-            if not delay:
+            self._start_at = time.monotonic() + pause
+            if not pause:
                 self.start()
         return events
 
@@ -180,9 +154,9 @@ class Pool:
     def _back_off(self) -> float:
         """Nothing for the first deaths since a message was finished, then 1 s doubling to 60 s."""
         now = time.monotonic()
-        recent = [death for death in self._deaths if now - death < 2 * _LONGEST_DELAY]
+        recent = [death for death in self._deaths if now - death < 2 * LONGEST_DELAY]
         self._deaths = [*recent, now]
-        return 0.0 if len(recent) < _FREE_DEATHS else _delay(len(recent) - _FREE_DEATHS)
+        return 0.0 if len(recent) < _FREE_DEATHS else delay(len(recent) - _FREE_DEATHS)
 
     # ---- messages ----------------------------------------------------------------------------
 
@@ -237,10 +211,8 @@ class Pool:
 
     def waitables(self) -> list[Any]:
         """What becomes readable when `collect` has something to say."""
-        found: list[Any] = []
-        for worker in self._workers:
-            found += [worker.reports, worker.process.sentinel]
-        return found
+        ends = [(worker.reports, worker.process.sentinel) for worker in self._workers]
+        return [end for each in ends for end in each]
 
     def collect(self) -> list[Event]:
         """Everything that happened since the last call."""
@@ -272,10 +244,9 @@ class Pool:
             worker.up = self._proven = True
             return []
         jobs = self._messages.pop(done.message, ())
-        if done.fault is None:
-            self._deaths.clear()
-        else:
+        if done.fault is not None:
             return [Trouble(done.fault, list(jobs))]
+        self._deaths.clear()
         by_take = {job.take: job for job in jobs}
         return [
             Finished([(by_take[each.take], each) for each in done.reports if each.take in by_take])
@@ -302,11 +273,11 @@ class Pool:
             events += self._blame.of(worker.sentence, slot, code, jobs)
         is_at_work = slot.phase is Phase.WORKING and worker.up
         # Deaths that a take is charged or spared for are few; others might go on for ever.
-        delay = 0.0 if is_at_work and slot.take else self._back_off()
-        if is_at_work and not delay:
+        pause = 0.0 if is_at_work and slot.take else self._back_off()
+        if is_at_work and not pause:
             self._replace(worker)
             return events
-        return events + self._retire(delay)
+        return events + self._retire(pause)
 
     def _replace(self, worker: WorkerHandle) -> None:
         self._bury(worker)
@@ -339,7 +310,8 @@ class Pool:
         slot = self._slots.read(worker.number)
         if slot.phase is Phase.WORKING and slot.take:
             worker.still_for(slot, now)
-            size = self._bytes(slot)
+            job = self._in_hand(slot)
+            size = job.fingerprint.size if job is not None else 0
             reason = self._blame.excess(now - slot.since, size, worker.resident())
             if reason is not None and self._slots.read(worker.number) == slot:
                 worker.sentence_to_death(slot, reason)
@@ -357,8 +329,10 @@ class Pool:
             is_at_it = slot.phase is Phase.WORKING and job is not None and job.root in roots
             if is_at_it and worker.sentence is None and worker.still_for(slot, now) > seconds:
                 worker.sentence_to_death(slot, None)
-        waiting = [jobs for id_, jobs in self._messages.items() if id_ not in in_hand]
-        if self._queue is not None and any(job.root in roots for jobs in waiting for job in jobs):
+        waiting = [
+            job for id_, jobs in self._messages.items() if id_ not in in_hand for job in jobs
+        ]
+        if self._queue is not None and any(job.root in roots for job in waiting):
             self._sort_out(roots)
 
     def _sort_out(self, roots: Collection[bytes]) -> None:
@@ -382,19 +356,14 @@ class Pool:
             self._messages.pop(message.id, None)
         return taken
 
-    def _bytes(self, slot: Slot) -> int:
+    def _in_hand(self, slot: Slot) -> Job | None:
         jobs = self._messages.get(slot.message, ())
-        return next((job.fingerprint.size for job in jobs if job.take == slot.take), 0)
+        return next((job for job in jobs if job.take == slot.take), None)
 
     def doing(self) -> list[tuple[int, Slot, Job | None]]:
         """Each worker: its process id, its slot, the job in hand."""
-        found: list[tuple[int, Slot, Job | None]] = []
-        for worker in self._workers:
-            slot = self._slots.read(worker.number)
-            jobs = self._messages.get(slot.message, ())
-            job = next((job for job in jobs if job.take == slot.take), None)
-            found.append((worker.process.pid or 0, slot, job))
-        return found
+        slots = [(worker, self._slots.read(worker.number)) for worker in self._workers]
+        return [(worker.process.pid or 0, slot, self._in_hand(slot)) for worker, slot in slots]
 
     # ---- the end -----------------------------------------------------------------------------
 
@@ -430,26 +399,3 @@ class Pool:
         events = self._retire()
         self._slots.close()
         return events
-
-
-def _start_quiet_tracker() -> None:
-    """Starts the process that unlinks our semaphores should all of us be killed.
-
-    It would warn, into the journal of a service that is gone, that it does its duty.
-    """
-    before = os.environ.get("PYTHONWARNINGS")
-    quiet = "ignore:resource_tracker:UserWarning"
-    os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
-    try:
-        with contextlib.suppress(OSError):  # then whoever needs it first starts it
-            resource_tracker.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONWARNINGS"]
-        else:
-            os.environ["PYTHONWARNINGS"] = before
-
-
-def _delay(times: int) -> float:
-    """Seconds to wait after so many waits in a row: 1 doubling to 60, jittered."""
-    return min(_LONGEST_DELAY, 2.0 ** min(times, 6) * random.uniform(1.0, 1.5))
