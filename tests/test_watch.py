@@ -731,6 +731,28 @@ def test_a_root_that_hangs_freezes_only_itself(
     lab.watch.stop()
 
 
+def test_a_root_that_hung_is_polled_again_as_soon_as_any_other(
+    root: bytes, watching: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long scan leaves the disk alone for four times as long; a hang is no work."""
+    monkeypatch.setattr(roots, "_STALL", 0.2)
+    lab = watching(WatchedRoot(root, True, hidden, observer="polling", poll_every=0.2))
+    read = scan.Walk._read
+    hung: list[float] = []
+
+    def hang(walk: scan.Walk, level: scan._Level, names: list[bytes]) -> None:
+        if not hung:
+            hung.append(time.monotonic())
+            threading.Event().wait(2)
+        read(walk, level, names)
+
+    monkeypatch.setattr(scan.Walk, "_read", hang)
+    lab.until(lambda: hung and lab.is_idle(), "a scan that hung for 2 s")
+    lab.clear()
+    lab.until(lambda: lab.of(ScanDone), "the next", seconds=5)
+    assert max(each.seconds for each in lab.events if isinstance(each, ScanDone)) < 1
+
+
 def test_a_root_whose_listing_is_compared_for_long_does_not_hang(
     lab: Lab, root: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

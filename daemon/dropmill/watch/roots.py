@@ -21,6 +21,7 @@ from .scan import Compare, Identity, Listing, Walk, WatchedRoot
 
 log = logging.getLogger(__name__)
 
+_STALL = 2.0  # seconds without an answer that are no work, but waiting
 _MOST_WAITING = 1_000  # folders; beyond, one scan of the whole root is cheaper
 _REMOTE = frozenset(
     b"nfs nfs4 cifs smb3 smbfs 9p ceph afs kafs coda ncpfs glusterfs lustre gpfs beegfs fhgfs"
@@ -106,6 +107,7 @@ class RootThread(threading.Thread):
         self._doubted = False
         self._checked = float("-inf")
         self._busy_from: float | None = None
+        self._stalled = 0.0  # seconds, all in all
 
     def request(self, folder: bytes, request: int) -> None:
         """Asks for a scan of `folder` (relative), unless one that waits already covers it."""
@@ -155,11 +157,19 @@ class RootThread(threading.Thread):
                 self._scan(folder, requests)
 
     def _carry_on(self) -> bool:
-        now = self._busy_from = time.monotonic()
+        now = self._answered()
         if now - self._checked >= 1.0 or self._doubted:
             self._checked = now
             self._check()
         return not self._should_stop
+
+    def _answered(self) -> float:
+        """The root's file system got somewhere just now, which is given."""
+        now = time.monotonic()
+        if self.silent_for(now) > _STALL:
+            self._stalled += self.silent_for(now)
+        self._busy_from = now
+        return now
 
     def _check(self) -> None:
         identity = None
@@ -201,6 +211,7 @@ class RootThread(threading.Thread):
 
     def _elsewhere(self, listing: Listing) -> bool:
         """Compares; however long that takes, it is not the root that does not answer."""
+        self._answered()
         self._busy_from = None
         try:
             return self._compare(listing)
@@ -208,14 +219,15 @@ class RootThread(threading.Thread):
             self._busy_from = time.monotonic()
 
     def _scan(self, folder: bytes, requests: list[int]) -> None:
-        started = time.monotonic()
+        started, stalled = time.monotonic(), self._stalled
         walk = Walk(self.root, self._identities, self._elsewhere, self._carry_on)
         try:
             walk.run(folder)
         except Exception:
             walk.complete = False
             log.exception("scanning %r failed", walk.absolute(folder))
-        seconds = time.monotonic() - started
+        # A root that hung has not kept its disk busy.
+        seconds = self._answered() - started - (self._stalled - stalled)
         self._mounted.update(walk.offline)
         self._report(
             ScanDone(
