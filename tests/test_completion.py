@@ -19,6 +19,7 @@ from dropmill.errors import MachineFault
 from dropmill.feeder import Feeder
 from dropmill.index import Block, ShardReader, tokenize
 from dropmill.job import Job, Kind, Lane, Outcome, Report, State, Verdict
+from dropmill.opening import opened
 from dropmill.processors import text
 from dropmill.slots import Phase, Slots
 from dropmill.source import look
@@ -668,7 +669,7 @@ class Mill:
 
     def work(self) -> None:
         job = self.pool.jobs.pop(self.chooser.randrange(len(self.pool.jobs)))
-        with self.worker._opened(Message(1, (job,))) as sources:
+        with opened([job], lambda job: None) as sources:
             self.worked += [self.worker._outcome(1, job, found) for job, found in sources]
 
     def complete(self) -> None:

@@ -10,7 +10,6 @@ away, charges nobody and is told to the parent.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import multiprocessing
 import os
@@ -20,6 +19,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -29,10 +29,11 @@ from .copies import copy_path
 from .errors import FileFault, MachineFault, NotOurs
 from .index import Shard
 from .job import Fingerprint, Job, Kind, Outcome, Report, Verdict
+from .opening import MACHINE, opened
 from .processors import PROCESSORS, Workbench
 from .processors.watchlist import WatchList
 from .slots import Phase, Slot, Slots
-from .source import Beneath, NotRegular, fingerprint, has_writer
+from .source import fingerprint, has_writer
 from .staging import Staging
 from .store.completion import Completion
 from .store.schema import BROKEN
@@ -41,7 +42,6 @@ EXIT_LEFT = 0
 EXIT_OUT_OF_MEMORY = 71
 IDLE = 2.0  # seconds without a message until compaction may begin
 RACY_NS = 20 * 10**6  # read so soon after its mtime, a file is looked at once more
-_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS}
 
 
 class WorkerSettings(NamedTuple):
@@ -199,7 +199,7 @@ class Worker:
     def work(self, message: Message) -> None:
         """From jobs to reports; a fault of the machine undoes the message's work."""
         try:
-            with self._opened(message) as sources:
+            with opened(message.jobs, partial(self._in_hand, message.id)) as sources:
                 outcomes = [self._outcome(message.id, job, found) for job, found in sources]
             reports = self._commit(message.id, outcomes)
         except MachineFault as fault:
@@ -208,47 +208,6 @@ class Worker:
             self._reports.send(Done(message.id, (), str(fault)))
         else:
             self._reports.send(Done(message.id, reports))
-
-    # ---- open --------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _opened(self, message: Message) -> Iterator[list[tuple[Job, int | Outcome]]]:
-        """Each job with its open source, or with the outcome that opening it had.
-
-        All are opened before any is read, so that the kernel reads ahead of us.
-        """
-        roots: dict[bytes, Beneath | OSError] = {}
-        sources: list[tuple[Job, int | Outcome]] = []
-        try:
-            for job in message.jobs:
-                self._in_hand(message.id, job)
-                sources.append((job, self._open(job, roots)))
-            yield sources
-        finally:
-            for _, found in sources:
-                if isinstance(found, int):
-                    os.close(found)
-            for root in roots.values():
-                if isinstance(root, Beneath):
-                    root.close()
-
-    def _open(self, job: Job, roots: dict[bytes, Beneath | OSError]) -> int | Outcome:
-        if job.root not in roots:
-            try:
-                roots[job.root] = Beneath(job.root)
-            except OSError as error:
-                roots[job.root] = error
-        root = roots[job.root]
-        if isinstance(root, OSError):
-            return Outcome(job, Verdict.VANISHED, 0, f"its root: {root.strerror}")
-        try:
-            descriptor = root.open(job.path)
-        except OSError as error:
-            return _open_fault(job, error)
-        with contextlib.suppress(OSError):
-            length = job.end - job.first if job.ranged else 0
-            os.posix_fadvise(descriptor, job.first, length, os.POSIX_FADV_WILLNEED)
-        return descriptor
 
     # ---- process -----------------------------------------------------------------------------
 
@@ -268,7 +227,7 @@ class Worker:
         except (MachineFault, MemoryError):
             raise
         except OSError as error:
-            if error.errno in _MACHINE:
+            if error.errno in MACHINE:
                 raise MachineFault(f"{error.strerror}") from error
             return Outcome(job, Verdict.RETRY, started, f"reading it: {error.strerror}")
         except Exception as error:
@@ -386,14 +345,3 @@ def _without_copy(outcome: Outcome, failed: dict[bytes, str]) -> Outcome:
         return outcome
     reason = f"its copy cannot be put in place: {failed[outcome.output]}"
     return Outcome(outcome.job, Verdict.RETRY, outcome.started_ns, reason)
-
-
-def _open_fault(job: Job, error: OSError) -> Outcome:
-    if isinstance(error, NotRegular) or error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return Outcome(job, Verdict.VANISHED, time.time_ns())
-    if error.errno in _MACHINE:
-        raise MachineFault(f"opening a source: {error.strerror}")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        reason = f"permission denied: let the service's user (uid {os.geteuid()}) read it"
-        return Outcome(job, Verdict.QUARANTINED, time.time_ns(), reason)
-    return Outcome(job, Verdict.RETRY, time.time_ns(), f"opening it: {error.strerror}")
