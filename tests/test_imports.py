@@ -111,9 +111,10 @@ ALLOWED: dict[str, set[str]] = {
     "store.news": {"job"},
     "store.schema": {"errors"},
     "tally": {"job", "log"},
-    "watch": {"watch.keeper", "watch.observers", "watch.roots", "watch.scan"},
-    "watch.keeper": {"watch.observers", "watch.roots", "watch.scan"},
-    "watch.observers": {"watch.scan"},
+    "watch": {"watch.events", "watch.keeper", "watch.roots", "watch.scan"},
+    "watch.events": {"watch.scan"},
+    "watch.keeper": {"watch.events", "watch.observers", "watch.roots", "watch.scan"},
+    "watch.observers": {"watch.events", "watch.scan"},
     "watch.roots": {"watch.scan"},
     "watch.scan": set(),
     "worker": {

@@ -20,10 +20,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from .events import (
+    Echo,
+    FolderNoticed,
+    Hint,
+    Noticed,
+    RootDeleted,
+    RootStatus,
+    Suspect,
+    Suspicion,
+)
 from .keeper import Built, Keeper, reason_to_poll, watches_limit
-from .observers import Hint, RootDeleted, Suspect
 from .roots import RootLost, RootReturned, RootThread, ScanDone
-from .scan import Compare, Identity, Listing, WatchedRoot
+from .scan import Compare, Listing, WatchedRoot
 
 __all__ = [
     "Compare",
@@ -48,49 +57,7 @@ _SILENT = 30.0  # seconds after which a root that does not answer is called offl
 _MOST_APART = 100  # unreadable folders that are tried one by one
 
 
-class Noticed(NamedTuple):
-    """A file that may have changed."""
-
-    root: bytes
-    path: bytes  # absolute, below the root as configured
-    moved: bool  # renamed into place: may be taken at once
-    gone: bool  # it may be gone: believe it after an lstat
-
-
-class FolderNoticed(NamedTuple):
-    """A folder came, or may be gone. A scan of one that came is under way already."""
-
-    root: bytes
-    path: bytes
-    moved_from: bytes | None  # where it was before, if it was watched there
-    gone: bool  # check what was known below it
-
-
-class Echo(NamedTuple):
-    """A file was made in the cookie folder: all earlier events were given before this."""
-
-    name: bytes
-
-
-class Suspicion(NamedTuple):
-    """Events may have been missed; a new observer and a scan are under way."""
-
-    root: bytes | None  # None: any
-    why: str
-
-
 Event = Noticed | FolderNoticed | Echo | Suspicion | ScanDone | RootLost | RootReturned
-
-
-class RootStatus(NamedTuple):
-    path: bytes
-    state: str  # watching, polling, offline, degraded
-    directories: int  # watched, or walked by the last whole scan
-    reason: str | None
-    last_scan: float | None  # of the whole root: seconds since the epoch
-    last_scan_seconds: float
-    overflows: int  # times that the kernel's queue overflowed; of all roots together
-    identity: Identity | None  # to be given as `WatchedRoot.known` next time
 
 
 class _Root:

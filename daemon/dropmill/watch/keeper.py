@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .observers import Hint, Observer, RootDeleted, Suspect
+from .events import Hint, RootDeleted, Suspect
+from .observers import Observer
 from .roots import RootThread, makes_no_events
 from .scan import WatchedRoot, count_folders
 

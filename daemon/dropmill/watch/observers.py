@@ -43,6 +43,7 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
 )
 
+from .events import Hint, RootDeleted, Suspect
 from .scan import WatchedRoot, below
 
 log = logging.getLogger(__name__)
@@ -80,33 +81,6 @@ class WatchPlace(NamedTuple):
     root: WatchedRoot | None
     relative: bytes
     excluded: bool  # it was moved to a name that is left out
-
-
-class Hint(NamedTuple):
-    """The kernel said something of a name in a folder."""
-
-    root: WatchedRoot | None
-    relative: bytes  # of the file or folder
-    is_folder: bool
-    moved: bool  # renamed into place
-    gone: bool
-    moved_from: tuple[WatchedRoot, bytes] | None = None
-
-
-class Suspect(NamedTuple):
-    """Something happened after which an observer cannot be believed to see everything."""
-
-    generation: int
-    root: WatchedRoot | None
-    why: str
-    overflow: bool = False
-
-
-class RootDeleted(NamedTuple):
-    """A root's folder was deleted; another may be in its place already."""
-
-    generation: int
-    root: WatchedRoot
 
 
 class _RefusedError(PermissionError):
