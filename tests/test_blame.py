@@ -63,7 +63,12 @@ def test_a_large_file_may_take_as_long_as_a_slow_disk_needs_to_read_it() -> None
     assert limits.excess(9, 0, 0) is None
     assert limits.excess(11, 0, 0) == "took longer than limits.timeout (10 s)"
     assert limits.excess(11, 2 * READ_RATE, 0) is None
-    assert limits.excess(1, 0, 2 << 20) == "needs more memory than limits.memory (1MiB)"
+
+
+def test_too_much_memory_is_told_rather_than_the_time_it_took() -> None:
+    limits = Blame(timeout=10, memory=1 << 20)
+    for seconds in (1, 11):
+        assert limits.excess(seconds, 0, 2 << 20) == "needs more memory than limits.memory (1MiB)"
 
 
 def test_a_count_of_kernel_kills_that_could_not_be_read_blames_nobody_later(

@@ -55,10 +55,11 @@ class Blame:
 
     def excess(self, seconds: float, size: int, resident: int) -> str | None:
         """What a take has too much of, after so long at a file of `size` bytes; None: nothing."""
-        if seconds > self._timeout + size / READ_RATE:
-            return f"took longer than limits.timeout ({self._timeout:g} s)"
+        # Memory first: it says more of the file, where time may say more of a busy machine.
         if resident > self._memory:
             return f"needs more memory than limits.memory ({_size(self._memory)})"
+        if seconds > self._timeout + size / READ_RATE:
+            return f"took longer than limits.timeout ({self._timeout:g} s)"
         return None
 
     def of(
