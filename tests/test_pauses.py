@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 
@@ -92,6 +93,42 @@ def test_enough_room_is_no_reason_and_a_folder_that_is_not_there_yet_is_none_eit
     folder: bytes, clock: Clock
 ) -> None:
     pauses = Pauses([folder, folder + b"/not/yet"], 1)
+    pauses.tick(0)
+    assert pauses.reason() is None
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.EACCES])
+def test_a_disk_that_cannot_be_asked_is_a_reason_to_pause_until_it_can(
+    folder: bytes, clock: Clock, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fails(_: bytes) -> os.statvfs_result:
+        raise OSError(code, os.strerror(code))
+
+    pauses = Pauses([folder], 0)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "statvfs", fails)
+        pauses.tick(0)
+    assert os.strerror(code) in (pauses.reason() or "")
+    assert os.fsdecode(folder) in (pauses.reason() or "")
+    pauses.tick(1)
+    assert pauses.reason() is None
+
+
+def test_a_folder_removed_while_its_disk_is_asked_is_no_fault(
+    folder: bytes, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made again by whoever writes into it next."""
+    asked = os.statvfs
+    there = folder + b"/copies"
+    os.mkdir(there)
+
+    def raced(path: bytes) -> os.statvfs_result:
+        if os.path.isdir(there):
+            os.rmdir(there)
+        return asked(path)
+
+    monkeypatch.setattr(os, "statvfs", raced)
+    pauses = Pauses([there], 0)
     pauses.tick(0)
     assert pauses.reason() is None
 

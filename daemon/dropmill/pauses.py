@@ -71,9 +71,10 @@ class Pauses:
         self._say()
 
     def _short(self, folder: bytes) -> str | None:
-        while not os.path.isdir(folder):
-            folder = os.path.dirname(folder)
-        status = os.statvfs(folder)
+        try:
+            status = _disk_of(folder)
+        except OSError as error:
+            return f"{os.fsdecode(folder)}: {error.strerror}: make its disk reachable again"
         left = status.f_bavail * status.f_frsize
         # Once paused, go on only when there is a little more than the limit.
         wanted = self._free + (self._free // 20 if self._space else 0)
@@ -94,3 +95,14 @@ class Pauses:
             logger.info("going on")
         elif reason := self.reason():
             logger.warning("paused: %s", reason)
+
+
+def _disk_of(folder: bytes) -> os.statvfs_result:
+    """The disk that a folder lies on, or will lie on once it is made."""
+    while True:
+        try:
+            return os.statvfs(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            if folder == os.path.dirname(folder):
+                raise
+            folder = os.path.dirname(folder)
