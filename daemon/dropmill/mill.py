@@ -48,9 +48,15 @@ class Mill:
     """The service itself, for one configuration."""
 
     def __init__(
-        self, config: Config, cookies: bytes, wake: Callable[[], None], tally: Tally
+        self,
+        config: Config,
+        cookies: bytes,
+        wake: Callable[[], None],
+        tally: Tally,
+        pauses: Pauses,
     ) -> None:
-        """Starts the pool. `cookies` is a folder of ours that is watched with the roots."""
+        """`cookies` is a folder of ours that is watched with the roots; `tally` and `pauses`
+        outlive the mill."""
         self._config = config
         self.tally = tally
         self._state_folder = os.fsencode(config.state)
@@ -61,7 +67,8 @@ class Mill:
         self.ledger = Ledger(self._state_folder, self._pool.lock)
         self.intake = Intake(self._state_folder, self._rules, self.ledger, wake)
         self._feeder = Feeder(self.ledger, self._pool, self._rules.of)
-        self.pauses = Pauses([self._state_folder, self._output], config.limits.free)
+        self.pauses = pauses
+        pauses.guard([self._state_folder, self._output], config.limits.free)
         self.watch = watch.Watch(
             [_watched(root, self.ledger) for root in config.watch],
             self.intake.compare,

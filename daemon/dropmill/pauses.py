@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import time
+from collections.abc import Sequence
 
 logger = logging.getLogger("dropmill")
 
@@ -19,16 +20,20 @@ _LONGEST = 60.0
 class Pauses:
     """The reasons to pause that hold now."""
 
-    def __init__(self, folders: list[bytes], free: int) -> None:
+    def __init__(self, folders: Sequence[bytes] = (), free: int = 0) -> None:
         """`folders` are written to, and `free` bytes are to be left on their disks."""
-        self._folders = folders
-        self._free = free
+        self.guard(folders, free)
         self._by_hand = False
         self._space: str | None = None
         self._fault: str | None = None
         self._fault_until = 0.0
         self._delay = 1.0
         self._told: str | None = None
+
+    def guard(self, folders: Sequence[bytes], free: int) -> None:
+        """Another configuration is in force; what pauses us by hand or by a fault goes on."""
+        self._folders = folders
+        self._free = free
 
     def reason(self) -> str | None:
         """Why nothing new is taken; None when it is."""

@@ -25,6 +25,7 @@ from .index import Shard, identity, shard_numbers, shard_path
 from .job import State
 from .log import shown
 from .mill import FATAL_ATTEMPTS, PATIENCE, SPARED, Mill
+from .pauses import Pauses
 from .requests import Requests
 from .slots import Phase, Slot, Slots
 from .store.completion import retry_time_ns
@@ -214,6 +215,7 @@ class Supervisor:
         _wait_for_old_workers(self._state_folder)
         _repair(self._state_folder, self._config.worker_count)
         self._tally = Tally()
+        self._pauses = Pauses()
         self._cookies = os.path.join(runtime_folder(self._state_folder), b"sync")
         os.makedirs(self._cookies, mode=0o750, exist_ok=True)
         self._begin()
@@ -227,7 +229,7 @@ class Supervisor:
         )
 
     def _begin(self) -> None:
-        self._mill = Mill(self._config, self._cookies, self._wake, self._tally)
+        self._mill = Mill(self._config, self._cookies, self._wake, self._tally, self._pauses)
         self._requests = Requests(self._mill, self._cookies, lambda: self._refused)
         self._mill.start()
 

@@ -174,6 +174,20 @@ def test_a_saved_configuration_is_in_force_without_a_restart(running: Place) -> 
     assert running.workers() != workers
 
 
+def test_a_pause_outlives_an_edit_of_the_configuration(running: Place) -> None:
+    assert running.run("pause").returncode == 0
+    workers = running.workers()
+    text = running.configuration.read_text()
+    running.configuration.write_text(text.replace("workers: 2", "workers: 1"))
+    eventually(lambda: len(running.workers()) == 1 != len(workers), what="the edit is in force")
+    assert "resume" in running.status()["paused"]
+    (running.inbox / "a.txt").write_text("patience\n")
+    eventually(lambda: running.status()["files"]["queued"] == 1, what="it is noticed")
+    assert running.search("patience") == []
+    assert running.run("resume").returncode == 0
+    eventually(lambda: running.search("patience") == ["a.txt:1:patience"], what="it goes on")
+
+
 def test_a_wrong_edit_leaves_what_runs_and_status_says_so(running: Place) -> None:
     text = running.configuration.read_text()
     running.configuration.write_text(text + "\nwrong_key: 1\n")
