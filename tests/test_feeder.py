@@ -236,7 +236,7 @@ def test_a_charged_file_goes_alone(fed: Fed) -> None:
     fed.admit(b"a")
     fed.fed()
     (job,) = fed.pool.jobs()
-    fed.ledger.charge(job.file, "crash", 0, 2)
+    fed.ledger.charge(job.file, job.seq, "crash", 0, 2)
     fed.feeder.landed(job)
     fed.ledger.due_retries(1)
     assert fed.fed() == []

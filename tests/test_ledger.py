@@ -208,7 +208,9 @@ def test_a_large_text_in_progress_that_was_rewritten_begins_anew(
 def charge(state: MadeState, path: bytes) -> State | None:
     file = state.ledger.find(path)
     assert file is not None
-    return state.ledger.charge(file, "its worker died", time.time_ns() - 1, 2)
+    row = state.ledger.row(file)
+    assert row is not None
+    return state.ledger.charge(file, row.seq, "its worker died", time.time_ns() - 1, 2)
 
 
 def test_only_an_attempt_that_ran_alone_may_quarantine(state: MadeState, inbox: bytes) -> None:
@@ -256,9 +258,24 @@ def test_a_charge_against_what_is_no_longer_queued_changes_nothing(
     assert (column(state, path, "state"), column(state, path, "attempts")) == (State.DONE, 0)
 
 
+def test_what_a_file_holds_by_now_is_not_charged_for_what_it_held(
+    state: MadeState, inbox: bytes
+) -> None:
+    """A worker died of the poison, and the file was mended before anyone knew."""
+    path = inbox + b"/a"
+    poison = state.admit(write(path, b"poison"))
+    state.admit(write(path, b"mended meanwhile"))
+    retry_ns = time.time_ns()
+    assert state.ledger.charge(poison.id, poison.seq, "its worker died", retry_ns, 2) is None
+    assert [state.ledger.spare(poison.id, poison.seq) for _ in range(3)] == [0, 0, 0]
+    (row,) = state.ledger.queued_rows([poison.id])
+    assert (row.attempts, row.alone) == (0, False)
+    assert column(state, path, "spared") == 0
+
+
 def test_a_file_that_was_spared_twice_runs_alone(state: MadeState, inbox: bytes) -> None:
     row = state.admit(write(inbox + b"/a"))
-    assert [state.ledger.spare(row.id) for _ in range(3)] == [1, 2, 3]
+    assert [state.ledger.spare(row.id, row.seq) for _ in range(3)] == [1, 2, 3]
     (row,) = state.ledger.queued_rows([row.id])
     assert (row.alone, row.attempts) == (True, 0)
 

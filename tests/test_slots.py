@@ -10,8 +10,8 @@ from dropmill.slots import SLOTS, Phase, Slot, Slots
 
 from .polling import eventually
 
-WORKING = Slot(Phase.WORKING, 1234, 2**60, 2**63 - 1, 2**40, 12345.678)
-OTHER = Slot(Phase.WAITING, 4321, 2**59, 7, 3, 67890.123)
+WORKING = Slot(Phase.WORKING, 1234, 2**60, 2**63 - 1, 2**40, 12345.678, 2**50)
+OTHER = Slot(Phase.WAITING, 4321, 2**59, 7, 3, 67890.123, 2**40)
 
 
 def test_what_one_writes_another_reads(folder: bytes) -> None:

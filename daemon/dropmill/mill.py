@@ -288,12 +288,12 @@ class Mill:
         self._feeder.drop(job.file)
         self._forget_staged([job])
         if not charged:
-            spared = self.ledger.spare(job.file)
+            spared = self.ledger.spare(job.file, job.seq)
             charged = spared > SPARED
             reason = f"{spared} workers were killed with it in hand"
         if charged:
             state = self.ledger.charge(
-                job.file, reason, retry_time_ns(1, time.time_ns()), FATAL_ATTEMPTS
+                job.file, job.seq, reason, retry_time_ns(1, time.time_ns()), FATAL_ATTEMPTS
             )
             if state is State.QUARANTINED:
                 logger.warning("%s: quarantined: %s", name, reason)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 SLOTS = 1024  # more workers than that one machine will not have
 _SIZE = 64
-_FIELDS = struct.Struct("=BxxxIQQQd")  # phase, pid, message, take, file, since
+_FIELDS = struct.Struct("=BxxxIQQQdQ")  # as `Slot`
 _WHOLE = _FIELDS.size + 4  # with their checksum: a write is not seen all at once
 _TRIES = 100
 
@@ -39,6 +39,7 @@ class Slot(NamedTuple):
     take: int
     file: int
     since: float  # of the take in hand, on the monotonic clock
+    seq: int = 0  # of the admission that the take was made for
 
 
 _NOBODY = Slot(Phase.FREE, 0, 0, 0, 0, 0.0)

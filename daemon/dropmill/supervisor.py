@@ -364,14 +364,14 @@ def _note_interrupted(state_folder: bytes, ledger: Ledger) -> None:
     slots = Slots(state_folder)
     for number, slot in slots.in_hand():
         if slot.phase is Phase.WORKING and slot.file:
-            _spare_or_charge(ledger, slot.file)
+            _spare_or_charge(ledger, slot.file, slot.seq)
         slots.clear(number)
     slots.close()
 
 
-def _spare_or_charge(ledger: Ledger, file: int) -> None:
+def _spare_or_charge(ledger: Ledger, file: int, seq: int) -> None:
     """Nobody is blamed for a service that died, unless it died of the same file every time."""
-    spared = ledger.spare(file)
+    spared = ledger.spare(file, seq)
     if spared > SPARED:
         reason = f"the service was killed {spared} times with it in hand"
-        ledger.charge(file, reason, retry_time_ns(1, time.time_ns()), FATAL_ATTEMPTS)
+        ledger.charge(file, seq, reason, retry_time_ns(1, time.time_ns()), FATAL_ATTEMPTS)

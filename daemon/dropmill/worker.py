@@ -316,7 +316,9 @@ class Worker:
     def _in_hand(self, message: int, job: Job) -> None:
         self._slots.write(
             self._number,
-            Slot(Phase.WORKING, os.getpid(), message, job.take, job.file, time.monotonic()),
+            Slot(
+                Phase.WORKING, os.getpid(), message, job.take, job.file, time.monotonic(), job.seq
+            ),
         )
 
 

@@ -339,15 +339,17 @@ class Ledger:
 
     # ---- what went wrong ---------------------------------------------------------------------
 
-    def charge(self, file: int, reason: str, retry_ns: int, limit: int) -> State | None:
-        """One attempt more on the file's account, for a worker that it killed.
+    def charge(self, file: int, seq: int, reason: str, retry_ns: int, limit: int) -> State | None:
+        """One attempt more on the account of one admission of a file, which killed a worker.
 
         Its next attempt runs alone in a fresh worker, and only an attempt that ran so may
-        quarantine it. Gives the file's new state; None when it is no longer queued.
+        quarantine it. Gives the file's new state; None when that admission is queued no longer:
+        what the file holds by now killed nobody.
         """
         with machine_faults("results.db"), self._lock(), transaction(self._connection):
             found = self._one(
-                "SELECT attempts, alone FROM files WHERE id = ? AND state = 1", (file,)
+                "SELECT attempts, alone FROM files WHERE id = ? AND seq = ? AND state = 1",
+                (file, seq),
             )
             if found is None:
                 return None
@@ -362,15 +364,20 @@ class Ledger:
                 self._bury(file, TakeState.LIVE, TakeState.PENDING, TakeState.GONE)
             return state
 
-    def spare(self, file: int) -> int:
-        """A worker died with the file in hand and nobody is charged; gives how often so far."""
+    def spare(self, file: int, seq: int) -> int:
+        """A worker died with that admission of a file in hand and nobody is charged.
+
+        Gives how often so far; 0 when the file was admitted anew since.
+        """
         with machine_faults("results.db"), self._lock(), transaction(self._connection):
             self._connection.execute(
                 "UPDATE files SET spared = spared + 1, alone = max(alone, spared >= 2)"
-                " WHERE id = ?",
-                (file,),
+                " WHERE id = ? AND seq = ?",
+                (file, seq),
             )
-            (spared,) = self._one("SELECT spared FROM files WHERE id = ?", (file,)) or (0,)
+            (spared,) = self._one(
+                "SELECT spared FROM files WHERE id = ? AND seq = ?", (file, seq)
+            ) or (0,)
             return int(spared)
 
     def let_go(self, files: Iterable[int]) -> None:
