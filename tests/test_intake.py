@@ -336,11 +336,13 @@ def test_what_waits_is_counted_and_when_it_is_due_is_known(watched: Watched) -> 
 def test_a_large_text_waits_for_itself_to_be_finished(watched: Watched) -> None:
     path = watched.write(b"a", b"x" * 100, age=60)
     row = watched.state.admit(path)
-    watched.state.ledger._connection.execute("UPDATE files SET part = -1 WHERE id = ?", (row.id,))
+    watched.state.ledger._connection.execute(
+        "UPDATE files SET in_parts = 1 WHERE id = ?", (row.id,)
+    )
     with open(path, "ab") as file:
         file.write(b"more")
     watched.notice(path, moved=True)
     watched.intake.admit()
     assert watched.intake.waiting() == 1
-    watched.state.ledger._connection.execute("UPDATE files SET part = NULL, state = 2")
+    watched.state.ledger._connection.execute("UPDATE files SET in_parts = 0, state = 2")
     watched.becomes(path, State.QUEUED)

@@ -173,7 +173,7 @@ def test_a_large_text_in_progress_that_only_grew_is_finished_first(
         file.write(b"more")
     waiting = state.ledger.admit([admission(path)])
     assert [each.name for each in waiting] == [b"a"]
-    assert column(state, path, "part") is not None
+    assert column(state, path, "in_parts") == 1
 
 
 def test_a_large_text_in_progress_that_was_let_go_is_admitted_although_it_grew(
@@ -189,7 +189,7 @@ def test_a_large_text_in_progress_that_was_let_go_is_admitted_although_it_grew(
         grown.write(b"more")
     assert state.ledger.admit([admission(path)]) == []
     (row,) = state.ledger.queued_rows([file])
-    assert (row.fingerprint, row.part) == (fingerprint(os.lstat(path)), None)
+    assert (row.fingerprint, row.in_parts) == (fingerprint(os.lstat(path)), False)
 
 
 def test_a_large_text_in_progress_that_was_rewritten_begins_anew(
@@ -198,7 +198,7 @@ def test_a_large_text_in_progress_that_was_rewritten_begins_anew(
     path = inbox + b"/a"
     begin_large(state, path)
     row = state.admit(write(path, b"y" * (SIZE - 10)))
-    assert row.part is None
+    assert not row.in_parts
     assert not takes_of(state, path, TakeState.PENDING)
 
 
@@ -343,7 +343,7 @@ def test_a_large_text_that_goes_away_half_way_leaves_nothing_live(
     os.unlink(path)
     state.ledger.mark_gone([path])
     assert not takes_of(state, path, TakeState.LIVE, TakeState.PENDING)
-    assert column(state, path, "part") is None
+    assert column(state, path, "in_parts") == 0
 
 
 def test_a_row_of_a_file_long_gone_is_dropped_and_no_other(state: MadeState, inbox: bytes) -> None:
@@ -366,6 +366,23 @@ def test_a_new_file_gets_nothing_of_one_that_was_forgotten(state: MadeState, inb
     state.ledger.forget_gone(time.time_ns() + 10**9)
     state.done(inbox + b"/new", b"new\n")
     assert takes_of(state, inbox + b"/new") == [(0, 4)]
+
+
+def test_the_number_of_a_file_is_never_used_again(state: MadeState, inbox: bytes) -> None:
+    """Neither after its row was dropped, nor by the next service."""
+    state.done(inbox + b"/old", b"old words\n")
+    number = state.ledger.find(inbox + b"/old")
+    os.unlink(inbox + b"/old")
+    state.ledger.mark_gone([inbox + b"/old"])
+    state.ledger.forget_gone(time.time_ns() + 10**9)
+    state.close()
+    again = MadeState(state.folder)
+    row = again.done(inbox + b"/new", b"new\n")
+    assert number is not None
+    assert row.id > number
+    held = again.ledger._all("SELECT count(*) FROM takes WHERE file = ?", (row.id,))
+    assert held == [(1,)]
+    again.close()
 
 
 def test_what_came_back_in_time_needs_no_new_reading(state: MadeState, inbox: bytes) -> None:
@@ -434,7 +451,7 @@ def test_a_large_text_whose_shard_is_lost_half_way_is_covered_once_in_the_end(
     assert state.ledger.adopt_shards({0: b"zero", 1: b"lost"}) == 1
     assert not takes_of(state, path, TakeState.PENDING)
     (row,) = state.ledger.queued_rows([row.id])
-    assert row.part is None
+    assert not row.in_parts
     first = (take(b"y" * 60),)
     assert state.complete(row, takes=first, encoding="utf-8") is Verdict.PART
     rest = Job(1, row.id, row.seq, row.kind, inbox, b"a", row.fingerprint, 60, SIZE, ranged=True)

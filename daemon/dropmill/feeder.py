@@ -175,7 +175,7 @@ class Feeder:
             return None  # not watched any more: the next start takes it out of search
         if self._is_held(root, row.id):
             return None
-        if row.part is not None:
+        if row.in_parts:
             self._continue(row, root)
             return None
         job = self._with_what_is_known(row, _plain_job(row, root))
@@ -207,7 +207,7 @@ class Feeder:
 
     def _continue(self, row: Row, root: bytes) -> None:
         """Makes jobs of the ranges that a large text still lacks."""
-        missing = _missing(self._ledger.covered(row.id, row.part or 0), row.fingerprint.size)
+        missing = _missing(self._ledger.covered(row.id, row.kept_to), row.fingerprint.size)
         if not missing:
             # It was rewritten between two ranges: they do not fit together any more.
             self._ledger.begin_anew(row.id)
@@ -255,7 +255,7 @@ class Feeder:
             self._postponed.add(job.file)  # when the last has landed, it is seen what is missing
             return
         for row in self._ledger.queued_rows([job.file]):
-            if row.seq == job.seq and row.part is not None:
+            if row.seq == job.seq and row.in_parts:
                 self._job(row)
 
     def _ranges_of(self, file: int) -> list[Job]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..job import Fingerprint, Outcome, State, Take, Verdict
 from . import news
-from .schema import TakeState, machine_faults, open_for_writing, transaction
+from .schema import COVERED, TakeState, machine_faults, open_for_writing, transaction
 
 LOOKED_AT = (Verdict.BUSY, Verdict.CHANGED, Verdict.VANISHED, Verdict.VERIFYING)
 
@@ -54,12 +54,12 @@ class Completion:
             return outcome.verdict
         job = outcome.job
         row = self._connection.execute(
-            "SELECT attempts, part FROM files WHERE id = ? AND seq = ? AND state = 1",
+            "SELECT attempts, in_parts, kept_to FROM files WHERE id = ? AND seq = ? AND state = 1",
             (job.file, job.seq),
         ).fetchone()
         if row is None:
             return Verdict.STALE
-        attempts, part = row
+        attempts, in_parts, kept_to = row
         if not self._has_what_was_kept(outcome):
             return self._let_go(job.file)
         match outcome.verdict:
@@ -73,7 +73,7 @@ class Completion:
                 self._revive(outcome, job.file, now)
                 self._finish(outcome, now, changed=False)
             case Verdict.DONE if outcome.takes or outcome.encoding:
-                return self._text(outcome, part, now)
+                return self._text(outcome, in_parts, kept_to, now)
             case _:
                 self._bury(job.file, now)
                 self._finish(outcome, now, changed=True)
@@ -82,7 +82,7 @@ class Completion:
     def _let_go(self, file: int) -> Verdict:
         """It is not what was worked on: back to settle, to be admitted anew."""
         self._connection.execute(
-            "UPDATE files SET moved_from = NULL, part = NULL, ctime_ns = -1 WHERE id = ?", (file,)
+            "UPDATE files SET moved_from = NULL, in_parts = 0, ctime_ns = -1 WHERE id = ?", (file,)
         )
         return Verdict.CHANGED
 
@@ -110,7 +110,7 @@ class Completion:
         )
         return sum(take.end - take.first for take in kept) == outcome.keep_to and all(held)
 
-    def _text(self, outcome: Outcome, part: int | None, now: int) -> Verdict:
+    def _text(self, outcome: Outcome, in_parts: bool, kept_to: int | None, now: int) -> Verdict:
         file = outcome.job.file
         size = (outcome.fingerprint or outcome.job.fingerprint).size
         end = outcome.takes[-1].end if outcome.takes else outcome.keep_to
@@ -119,15 +119,17 @@ class Completion:
             self._kill(file, now, after=outcome.keep_to)
             self._insert(outcome.takes, file, TakeState.LIVE)
         else:
-            if part is None:
-                part = self._begin_ranges(outcome, now)
-            self._insert(outcome.takes, file, TakeState.LIVE if part < 0 else TakeState.PENDING)
-            if self._covered(file, part) < size:
+            if not in_parts:
+                kept_to = self._begin_ranges(outcome, now)
+            is_new = kept_to is None
+            self._insert(outcome.takes, file, TakeState.LIVE if is_new else TakeState.PENDING)
+            covered = self._covered(file, kept_to)
+            if sum(end - first for first, end in covered) < size:
                 return Verdict.PART
-            if not self._is_tiled(file, part, size):
+            if not _is_tiled(covered, size):
                 return self._let_go(file)  # it was rewritten between two ranges
-            if part >= 0:
-                self._kill(file, now, after=part)
+            if kept_to is not None:
+                self._kill(file, now, after=kept_to)
                 self._connection.execute(
                     "UPDATE takes SET state = 1 WHERE file = ? AND state = 2", (file,)
                 )
@@ -135,44 +137,24 @@ class Completion:
         self._sum_up(file)
         return Verdict.DONE
 
-    def _begin_ranges(self, outcome: Outcome, now: int) -> int:
-        """Marks a large text as in progress.
-
-        What the index holds of its old content stays searchable until all of the new is there;
-        where there is none, ranges are searchable one by one.
-        """
+    def _begin_ranges(self, outcome: Outcome, now: int) -> int | None:
+        """Marks a large text as one in parts; gives its `kept_to`."""
         file = outcome.job.file
         self._revive(outcome, file, now)
         (old,) = self._connection.execute(
             "SELECT count(*) FROM takes WHERE file = ? AND state = 1", (file,)
         ).fetchone() or (0,)
-        part = outcome.keep_to if old else -1
+        kept_to = outcome.keep_to if old else None
         size = (outcome.fingerprint or outcome.job.fingerprint).size
         self._connection.execute(
-            "UPDATE files SET part = ?, encoding = ?, size = ? WHERE id = ?",
-            (part, outcome.encoding, size, file),
+            "UPDATE files SET in_parts = 1, kept_to = ?, encoding = ?, size = ? WHERE id = ?",
+            (kept_to, outcome.encoding, size, file),
         )
-        return part
+        return kept_to
 
-    def _covered(self, file: int, part: int) -> int:
-        return sum(end - first for first, end in self._made(file, part))
-
-    def _is_tiled(self, file: int, part: int, size: int) -> bool:
-        position = 0
-        for first, end in self._made(file, part):
-            if first != position:
-                return False
-            position = end
-        return position == size
-
-    def _made(self, file: int, part: int) -> list[tuple[int, int]]:
-        """The ranges of a large text in progress that are there, in order."""
-        found: list[Any] = self._connection.execute(
-            "SELECT first, end FROM takes WHERE file = ? AND (state = ? OR state = ? AND"
-            " (end <= ? OR ? < 0)) ORDER BY first",
-            (file, TakeState.PENDING, TakeState.LIVE, part, part),
-        ).fetchall()
-        return found
+    def _covered(self, file: int, kept_to: int | None) -> list[Any]:
+        """The ranges of a text in parts that are there, in order."""
+        return self._connection.execute(COVERED, (file, kept_to, kept_to)).fetchall()
 
     def _insert(self, takes: Iterable[Take], file: int, state: TakeState) -> None:
         self._connection.executemany(
@@ -240,7 +222,7 @@ class Completion:
             "mtime_ns": seen.mtime_ns,
             "ctime_ns": seen.ctime_ns,
             "alone": 0,
-            "part": None,
+            "in_parts": 0,
             "moved_from": None,
             "reason": None,
             "started_ns": outcome.started_ns,
@@ -277,7 +259,7 @@ class Completion:
                 "reason": outcome.reason,
                 "attempts": attempts if skipped else attempts + 1,
                 "alone": 0,
-                "part": None,
+                "in_parts": 0,
                 "started_ns": outcome.started_ns,
                 "finished_ns": now,
             },
@@ -405,6 +387,16 @@ class Completion:
                 "DELETE FROM takes WHERE shard = ? AND state >= 3 AND died_ns < ?",
                 (shard, before_ns),
             )
+
+
+def _is_tiled(ranges: Iterable[tuple[int, int]], size: int) -> bool:
+    """Whether the ranges cover bytes 0 to `size` without gap or overlap."""
+    position = 0
+    for first, end in ranges:
+        if first != position:
+            return False
+        position = end
+    return position == size
 
 
 def retry_time_ns(attempts: int, now_ns: int) -> int:

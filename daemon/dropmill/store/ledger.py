@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from ..job import Fingerprint, Kind, Lane, State, Take
-from .schema import TakeState, machine_faults, open_for_writing, transaction
+from .schema import COVERED, TakeState, machine_faults, open_for_writing, transaction
 
 LONGEST_RETRY_NS = 120 * 10**9
 RENAME_WINDOW_NS = 30 * 10**9  # takes that died longer ago may be compacted at any moment
@@ -43,7 +43,8 @@ class Row(NamedTuple):
     attempts: int
     alone: bool
     unhurried: bool
-    part: int | None
+    in_parts: bool
+    kept_to: int | None
     encoding: str | None
     digest: bytes | None
     output: bytes | None
@@ -58,14 +59,14 @@ class Known(NamedTuple):
 
 
 _ROW = """SELECT f.id, f.seq, d.path, f.name, f.kind, f.lane, f.inode, f.size, f.mtime_ns,
-    f.ctime_ns, f.device, f.version, f.attempts, f.alone, f.unhurried, f.part, f.encoding,
-    f.digest, f.output, f.moved_from
+    f.ctime_ns, f.device, f.version, f.attempts, f.alone, f.unhurried, f.in_parts, f.kept_to,
+    f.encoding, f.digest, f.output, f.moved_from
     FROM files f JOIN folders d ON d.id = f.folder """
 
 
 def _row(values: Any) -> Row:
     file, seq, folder, name, kind, lane = values[:6]
-    version, attempts, alone, unhurried, *rest = values[11:]
+    version, attempts, alone, unhurried, in_parts, *rest = values[11:]
     return Row(
         file,
         seq,
@@ -78,6 +79,7 @@ def _row(values: Any) -> Row:
         attempts,
         bool(alone),
         bool(unhurried),
+        bool(in_parts),
         *rest,
     )
 
@@ -125,7 +127,7 @@ class Ledger:
     def _admit(self, new: Admission, now: int) -> bool:
         folder = self._folder(new.folder)
         found = self._one(
-            "SELECT id, state, inode, size, mtime_ns, ctime_ns, device, part, lane"
+            "SELECT id, state, inode, size, mtime_ns, ctime_ns, device, in_parts, lane"
             " FROM files WHERE folder = ? AND name = ?",
             (folder, new.name),
         )
@@ -133,13 +135,13 @@ class Ledger:
             self._insert(folder, new, now)
             return True
         file, state, *mark = found[:7]
-        part, lane = found[7:]
+        in_parts, lane = found[7:]
         old = Fingerprint(*mark)
         if old == new.fingerprint and state != State.GONE:
             if state == State.QUEUED and new.lane < lane:  # it arrived anew while in the backlog
                 self._requeue(file, new.lane)
             return True
-        in_progress = part is not None and state == State.QUEUED
+        in_progress = in_parts and state == State.QUEUED
         if in_progress and old.inode == new.fingerprint.inode and new.fingerprint.size > old.size:
             return False
         self._refresh(file, new, now)
@@ -169,7 +171,7 @@ class Ledger:
         self._connection.execute(
             "UPDATE files SET state = 1, kind = ?, lane = ?, seq = ?, inode = ?, size = ?,"
             " mtime_ns = ?, ctime_ns = ?, device = ?, attempts = 0, spared = 0, alone = 0,"
-            " unhurried = ?, part = NULL, moved_from = NULL, retry_ns = NULL, queued_ns = ?,"
+            " unhurried = ?, in_parts = 0, moved_from = NULL, retry_ns = NULL, queued_ns = ?,"
             " started_ns = NULL, finished_ns = NULL, reason = NULL WHERE id = ?",
             (
                 int(new.kind),
@@ -241,7 +243,7 @@ class Ledger:
         """Forgets the ranges of a large text in progress, and queues it from its beginning."""
         with machine_faults("results.db"), self._lock(), transaction(self._connection):
             self._connection.execute(
-                "UPDATE files SET part = NULL WHERE id = ? AND state = 1", (file,)
+                "UPDATE files SET in_parts = 0 WHERE id = ? AND state = 1", (file,)
             )
             self._bury(file, TakeState.PENDING)
             self._requeue(file)
@@ -282,13 +284,9 @@ class Ledger:
             for take, first, end, digest, newlines, unterminated in found
         ]
 
-    def covered(self, file: int, part: int) -> list[tuple[int, int]]:
-        """The byte ranges of a large text in progress that are there already, in order."""
-        return self._all(
-            "SELECT first, end FROM takes WHERE file = ? AND (state = ? OR state = ? AND"
-            " (end <= ? OR ? < 0)) ORDER BY first",
-            (file, TakeState.PENDING, TakeState.LIVE, part, part),
-        )
+    def covered(self, file: int, kept_to: int | None) -> list[tuple[int, int]]:
+        """The byte ranges of a text in parts that are there already, in order."""
+        return self._all(COVERED, (file, kept_to, kept_to))
 
     def due_retries(self, now_ns: int, limit: int = 256) -> int:
         """Puts retries whose time has come back into the queue; gives how many.
@@ -388,7 +386,7 @@ class Ledger:
         with machine_faults("results.db"), self._lock(), transaction(self._connection):
             for file in files:
                 self._connection.execute(
-                    "UPDATE files SET ctime_ns = -1, part = NULL WHERE id = ? AND state = 1",
+                    "UPDATE files SET ctime_ns = -1, in_parts = 0 WHERE id = ? AND state = 1",
                     (file,),
                 )
                 self._bury(file, TakeState.PENDING)
@@ -424,7 +422,7 @@ class Ledger:
 
     def _mark_gone(self, file: int, now: int) -> bool:
         self._connection.execute(
-            "UPDATE files SET state = 6, finished_ns = ?, part = NULL, retry_ns = NULL,"
+            "UPDATE files SET state = 6, finished_ns = ?, in_parts = 0, retry_ns = NULL,"
             " reason = NULL WHERE id = ? AND state != 6",
             (now, file),
         )
@@ -532,7 +530,7 @@ class Ledger:
         )
         self._connection.execute("DELETE FROM takes WHERE shard = ?", (number,))
         for (file,) in files:
-            self._connection.execute("UPDATE files SET part = NULL WHERE id = ?", (file,))
+            self._connection.execute("UPDATE files SET in_parts = 0 WHERE id = ?", (file,))
             self._bury(file, TakeState.PENDING)
             self._requeue(file, Lane.BACKLOG)
         return len(files)

@@ -79,14 +79,14 @@ ALL_OUTCOMES = Which()
 
 _COLUMNS = """SELECT f.id, d.path, f.name, f.kind, f.state, f.version, f.size, f.attempts,
     f.queued_ns, f.started_ns, f.finished_ns, f.retry_ns, f.reason, f.encoding, f.lines, f.output,
-    f.width, f.height, f.keyworded, f.part, f.alone
+    f.width, f.height, f.keyworded, f.in_parts, f.alone
     FROM files f JOIN folders d ON d.id = f.folder """
 
 
 def _result(values: Sequence[Any]) -> Result:
-    file, folder, name, kind, state, *middle, keyworded, part, alone = values
+    file, folder, name, kind, state, *middle, keyworded, in_parts, alone = values
     path = os.path.join(folder, name)
-    flags = (bool(keyworded), part is not None, bool(alone))
+    flags = (bool(keyworded), bool(in_parts), bool(alone))
     return Result._make((file, path, Kind(kind), State(state), *middle, *flags))
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import apsw
 
 from ..errors import DropmillError, MachineFault
+from .migration import STEPS
 
-VERSION = 1
+VERSION = 2
 FILE_NAME = b"results.db"
 BUSY_MS = 15_000
 BROKEN = (apsw.CorruptError, apsw.NotADBError)
@@ -25,7 +26,7 @@ _TABLES = """
 CREATE TABLE folders(id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
 
 CREATE TABLE files(
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: takes may outlive their file's row
     folder INTEGER NOT NULL,          -- folders.id
     name BLOB NOT NULL,
     state INTEGER NOT NULL,           -- job.State
@@ -42,7 +43,10 @@ CREATE TABLE files(
     spared INTEGER NOT NULL,          -- workers that died with it in hand, charged to nobody
     alone INTEGER NOT NULL,           -- 1: its next attempt runs alone in a fresh worker
     unhurried INTEGER NOT NULL,       -- 0: taken although it was never quiet
-    part INTEGER,                     -- ranges in progress: takes up to here stay; -1: all stay
+    in_parts INTEGER NOT NULL DEFAULT 0,  -- 1: a large text, some of whose ranges are there
+    kept_to INTEGER,                  -- of one in parts: so far its old content stays in search
+                                      -- until all parts are there; NULL: there was none, so
+                                      -- that each part is in search at once
     moved_from INTEGER,               -- files.id it may be a rename of
     retry_ns INTEGER,
     queued_ns INTEGER,
@@ -82,6 +86,10 @@ CREATE TABLE roots(path BLOB PRIMARY KEY, device INTEGER NOT NULL, inode INTEGER
 
 CREATE TABLE shards(number INTEGER PRIMARY KEY, identity BLOB NOT NULL);
 """
+
+# The byte ranges of a text in parts that are there: (files.id, kept_to, kept_to) → (first, end).
+COVERED = """SELECT first, end FROM takes WHERE file = ?
+    AND (state = 2 OR state = 1 AND (? IS NULL OR end <= ?)) ORDER BY first"""
 
 
 class TakeState(enum.IntEnum):
@@ -135,6 +143,7 @@ def open_for_writing(state_folder: bytes, *, synchronous: str) -> apsw.Connectio
 
 
 def _ensure_tables(connection: apsw.Connection) -> None:
+    """Makes the tables, or brings those of an older version up to this one."""
     found = _version(connection)
     if found == VERSION:
         return
@@ -144,9 +153,12 @@ def _ensure_tables(connection: apsw.Connection) -> None:
             "run the newer dropmill that wrote it, or give it another state folder"
         )
     with transaction(connection):
-        if _version(connection) == 0:
+        found = _version(connection)  # somebody else may have done it meanwhile
+        if found == 0:
             connection.execute(_TABLES)
-            connection.execute(f"PRAGMA user_version = {VERSION}")
+        for version in range(found or VERSION, VERSION):
+            connection.execute(STEPS[version])
+        connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _version(connection: apsw.Connection) -> int:
@@ -181,7 +193,10 @@ def open_for_reading(state_folder: bytes) -> apsw.Connection:
         )
         found = _version(connection)
     if found != VERSION:
-        raise DropmillError(f"{shown}: schema version {found}, this dropmill knows {VERSION}")
+        mend = "start the service, which brings it up to date" if found < VERSION else "update it"
+        raise DropmillError(
+            f"{shown}: schema version {found}, this dropmill knows {VERSION}: {mend}"
+        )
     return connection
 
 
