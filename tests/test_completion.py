@@ -30,6 +30,7 @@ from dropmill.worker import Message, Worker, WorkerSettings
 
 from .ledgers import MadeState, take
 
+FAR_OFF = 2**62
 LIVE, PENDING = TakeState.LIVE, TakeState.PENDING
 
 
@@ -482,6 +483,108 @@ def test_a_fault_of_the_machine_while_a_worker_is_idle_does_not_end_it(
             end.close()
 
 
+# ---- compared once more ------------------------------------------------------------------------
+
+
+def read_at_once(state: MadeState, path: bytes, **found: Any) -> Row:
+    """A file taken in within a tick of its last write."""
+    row = state.admit(write(path))
+    outcome: dict[str, Any] = {"takes": (take(b"one\ntwo\n"),), "encoding": "utf-8"}
+    finish(state, job_of(row), **outcome | {"started_ns": row.fingerprint.mtime_ns} | found)
+    return row
+
+
+def compared(state: MadeState, row: Row, verdict: Verdict, **found: Any) -> Verdict:
+    """What comes of it when it is compared after a second."""
+    assert state.ledger.compare_due(time.time_ns()) == 0
+    assert state.ledger.compare_due(time.time_ns() + 10**9) == 1
+    (row,) = state.ledger.queued_rows([row.id])
+    job = job_of(row, known=tuple(state.ledger.takes(row.id)))
+    return finish(state, job, verdict, started_ns=row.fingerprint.mtime_ns + 10**9, **found)
+
+
+def test_a_comparison_that_agrees_is_told_to_nobody(state: MadeState, inbox: bytes) -> None:
+    row = read_at_once(state, inbox + b"/a")
+    before = everything(state)
+    assert compared(state, row, Verdict.UNCHANGED, keep_to=8) is Verdict.AS_BEFORE
+    ((*was, due, _),), ((*now, done, nothing),) = (
+        [[*each] for each in rows[:1]] for rows in (before, everything(state))
+    )
+    assert (due is not None, done, nothing) == (True, None, None)
+    seq, lane = 6, 5  # of its own admission
+    assert [v for at, v in enumerate(was) if at not in (seq, lane)] == [
+        v for at, v in enumerate(now) if at not in (seq, lane)
+    ]
+    assert live(state, inbox + b"/a") == [(0, 8)]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.SKIPPED, Verdict.QUARANTINED])
+def test_a_file_that_was_given_up_at_once_is_compared_too(
+    state: MadeState, inbox: bytes, verdict: Verdict
+) -> None:
+    """Room for it was made first, and its content followed within the same tick."""
+    path = inbox + b"/a"
+    row = read_at_once(state, path, verdict=verdict, reason="zeros", takes=(), encoding=None)
+    before = column(state, path, "attempts"), column(state, path, "finished_ns")
+    assert compared(state, row, verdict, reason="zeros") is Verdict.AS_BEFORE
+    assert (column(state, path, "attempts"), column(state, path, "finished_ns")) == before
+    row = read_at_once(state, inbox + b"/b", verdict=verdict, reason="zeros", takes=())
+    found = {"takes": (take(b"one\ntwo\n"),), "encoding": "utf-8"}
+    assert compared(state, row, Verdict.DONE, **found) is Verdict.DONE
+    assert column(state, inbox + b"/b", "state") == State.DONE
+
+
+def test_what_is_to_be_compared_outlives_the_service(state: MadeState, inbox: bytes) -> None:
+    read_at_once(state, inbox + b"/a")
+    state.close()
+    again = Ledger(state.folder)
+    assert again.is_comparison_due(time.time_ns() + 10**9)
+    assert again.compare_due(time.time_ns() + 10**9) == 1
+    again.close()
+    again = Ledger(state.folder)  # it ended again, with the comparison on its way
+    assert again.comparisons() == 1
+    assert again.has_queued()
+    again.close()
+
+
+def test_an_old_file_and_one_from_the_future_are_not_compared(
+    state: MadeState, inbox: bytes
+) -> None:
+    for name, seconds in ((b"/old", -1), (b"/future", 3_600)):
+        path = write(inbox + name)
+        now = time.time_ns()
+        os.utime(path, ns=(now, now + seconds * 10**9))
+        row = state.admit(path)
+        takes = (take(b"one\ntwo\n"),)
+        assert finish(state, job_of(row), takes=takes, encoding="utf-8") is Verdict.DONE
+    assert not state.ledger.is_comparison_due(FAR_OFF)
+
+
+def test_a_comparison_set_before_the_clock_was_put_back_is_not_waited_for(
+    state: MadeState, inbox: bytes
+) -> None:
+    read_at_once(state, inbox + b"/a")
+    assert state.ledger.compare_due(time.time_ns() - 24 * 3600 * 10**9) == 1
+
+
+def test_a_second_write_in_the_same_tick_of_the_clock_is_seen(folder: bytes) -> None:
+    """Of the same size, and nobody notices it: size and mtime are what they were."""
+    mill = Mill(folder, 0)
+    path = mill.path(b"a")
+    write(path, b"w1\n")
+    tick = os.stat(path).st_mtime_ns
+    mill.noticed.add(b"a")
+    mill.admit()
+    mill.feed()
+    mill.work()
+    with open(path, "r+b") as file:
+        file.write(b"w2\n")
+    os.utime(path, ns=(tick, tick))
+    mill.complete()
+    mill.come_to_rest()
+    mill.close()
+
+
 # ---- anything, in any order --------------------------------------------------------------------
 
 
@@ -528,7 +631,6 @@ class Mill:
         self.feeder = Feeder(self.ledger, self.pool, lambda folder: self.root)  # type: ignore[arg-type]
         self.worked: list[Outcome] = []
         self.noticed: set[bytes] = set()
-        self.unverified: set[int] = set()  # large texts that grew, read only at their end
         self.clock = 10**18
         self.verdicts: Counter[Verdict] = Counter()
         self.done: list[str] = []  # what happened, told when it ends badly
@@ -687,8 +789,6 @@ class Mill:
         """A worker died between its commit and its report."""
         outcome = self.worked.pop(self.chooser.randrange(len(self.worked)))
         self.worker._commit(1, [outcome])
-        if self.feeder.grown(outcome.job.file):
-            self.unverified.add(outcome.job.file)
         self.feeder.returned([outcome.job])
 
     def react(self, job: Job, report: Report) -> None:
@@ -709,8 +809,6 @@ class Mill:
                 self.noticed.add(os.path.basename(job.path))
             case Verdict.RETRY | Verdict.QUARANTINED | Verdict.SKIPPED:
                 self.feeder.drop(job.file)
-            case Verdict.DONE if self.feeder.grown(job.file):
-                self.unverified.add(job.file)
         self.feeder.landed(job)
 
     # ---- what holds always -------------------------------------------------------------------
@@ -750,9 +848,7 @@ class Mill:
                 self.work()
             elif self.worked:
                 self.complete()
-            elif self.unverified:
-                self.ledger.queue_again(self.unverified.pop())
-            elif not self.noticed:
+            elif not (self.ledger.compare_due(FAR_OFF) or self.noticed):
                 break
             self.check()
         assert not (self.noticed or self.pool.jobs or self.worked), "it never comes to rest"

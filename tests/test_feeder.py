@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -424,8 +425,19 @@ def test_a_log_that_grew_is_compared_at_its_end_only_and_later_as_a_whole(fed: F
     fed.fed()
     again = fed.pool.jobs()[-1]
     assert (again.trusted, len(again.known)) == (size - 100, 2)
-    assert fed.feeder.grown(job.file)
-    assert not fed.feeder.grown(job.file)
+    assert again.skimmed
+    more = take(b"x" * 150, size - 100)
+    grown = Outcome(
+        again, Verdict.DONE, 1, keep_to=size - 100, takes=(more,), encoding="utf-8",
+        fingerprint=again.fingerprint,
+    )  # fmt: skip
+    assert fed.state.completion.complete([grown]) == [Verdict.DONE]
+    fed.feeder.landed(again)
+    assert fed.ledger.compare_due(time.time_ns() + 50 * 10**9) == 0
+    assert fed.ledger.compare_due(time.time_ns() + 61 * 10**9) == 1
+    assert fed.fed() == [b"log"]
+    whole = fed.pool.jobs()[-1]
+    assert (whole.trusted, whole.skimmed, len(whole.known)) == (0, False, 2)
 
 
 def test_verifying_goes_on_from_where_it_was(fed: Fed) -> None:

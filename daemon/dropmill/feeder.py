@@ -44,7 +44,6 @@ class Feeder:
         self._held: frozenset[bytes] = frozenset()  # roots that hang
         self._waiting: set[int] = set()  # files of theirs, queued in the ledger
         self._large_takes: set[int] = set()  # those of large texts that are in flight
-        self._grown: set[int] = set()  # taken without reading all of it again
         self._fresh = _Newest(ledger)
         self._cursors = {Lane.BACKLOG: 0, Lane.LARGE: 0}
         self._guess = MOST_FILES
@@ -200,9 +199,11 @@ class Feeder:
         if row.fingerprint.size > held > _TRUSTED * RANGE:
             # A large log grew: its last take is compared now, all of it once it is quiet.
             trusted = known[-1].first
-            self._grown.add(row.id)
         return job._replace(
-            known=known, trusted=trusted, encoding=known_as.encoding if known else None
+            known=known,
+            trusted=trusted,
+            skimmed=trusted > 0,
+            encoding=known_as.encoding if known else None,
         )
 
     def _continue(self, row: Row, root: bytes) -> None:
@@ -281,13 +282,6 @@ class Feeder:
     def drop(self, file: int) -> None:
         """Its ranges that are not on their way yet are not to be sent."""
         self._ranges = deque(job for job in self._ranges if job.file != file)
-
-    def grown(self, file: int) -> bool:
-        """Whether the file was taken without reading all of it again; asked once."""
-        if file not in self._grown:
-            return False
-        self._grown.discard(file)
-        return True
 
     def files_in_flight(self) -> int:
         return len(self._in_flight)

@@ -88,6 +88,7 @@ class Job(NamedTuple):
     encoding: str | None = None  # decided already
     known: tuple[Take, ...] = ()  # what the index holds of this content, as far as is known
     trusted: int = 0  # the known takes up to here need not be read again
+    skimmed: bool = False  # they never were: all of it is to be compared once it is quiet
     unhurried: bool = True  # leave it alone while anyone writes it
     digest: bytes | None = None  # of an image's content when it was last done
     output: bytes | None = None  # the copy made then
@@ -109,6 +110,7 @@ class Verdict(enum.IntEnum):
     STALE = 10  # the ledger knows a newer content by now; dropped
     RENAMED = 11  # the content of `moved_from`, under a new name
     UNCHANGED = 12  # touched, chmodded, restored: the content is what it was
+    AS_BEFORE = 13  # compared once more, and still what it was: nothing to tell of
 
 
 class Outcome(NamedTuple):
@@ -126,7 +128,7 @@ class Outcome(NamedTuple):
     width: int | None = None
     height: int | None = None
     fingerprint: Fingerprint | None = None  # where it differs from the job's (chmod, growth)
-    look_again: bool = False  # read within 20 ms of its mtime
+    look_again: bool = False  # it changed while it was read
     trusted: int = 0  # up to here the known takes agree with the content
 
 

@@ -29,7 +29,7 @@ from .pauses import Pauses
 from .pool import Event, Finished, Killed, Pool, Returned, Trouble
 from .rules import Rules
 from .source import is_absent
-from .store.completion import retry_time_ns
+from .store.completion import COMPARE_RACY_NS, retry_time_ns
 from .store.ledger import Ledger
 from .tally import Tally
 from .worker import WorkerSettings
@@ -38,7 +38,6 @@ logger = logging.getLogger("dropmill")
 
 FATAL_ATTEMPTS = 2  # of a file that kills its worker
 SPARED = 10  # deaths by a SIGKILL that nobody of us sent, before they are charged all the same
-VERIFY_AFTER = 60.0  # seconds of quiet until a large text that grew is compared as a whole
 PATIENCE = 30.0  # seconds that `run --once` waits for a file that somebody keeps writing
 STUCK = 5.0  # seconds that a worker waits for a root that hangs
 FORGET_GONE_NS = 30 * 24 * 3600 * 10**9
@@ -76,7 +75,6 @@ class Mill:
             cookies,
             config.reconcile_every,
         )
-        self._unverified: dict[int, float] = {}  # file → when to compare all of it
         self._began = time.monotonic()
         self._lost: set[bytes] = set()  # roots that were looked for and are not there
         self._rescans: set[int] = set()  # scans for files of polled roots that wait to be quiet
@@ -136,9 +134,7 @@ class Mill:
         self.tally.tick(now)
         with suppress(MachineFault):
             self.ledger.due_retries(time.time_ns())
-            for file in [file for file, when in self._unverified.items() if when <= now]:
-                del self._unverified[file]
-                self.ledger.queue_again(file)
+            self.ledger.compare_due(time.time_ns())
             if now - self._forgot > 3600:
                 self._forgot = now
                 self.ledger.forget_gone(time.time_ns() - FORGET_GONE_NS)
@@ -263,8 +259,6 @@ class Mill:
                 self._vanished(job, path)
             case Verdict.RETRY | Verdict.QUARANTINED | Verdict.SKIPPED:
                 self._feeder.drop(job.file)
-            case Verdict.DONE if self._feeder.grown(job.file):
-                self._unverified[job.file] = time.monotonic() + VERIFY_AFTER
         if report.look_again and report.verdict is not Verdict.CHANGED:
             self.intake.look_again(path)
         self._feeder.landed(job)
@@ -316,6 +310,7 @@ class Mill:
             and not self._untold
             and not self.ledger.has_queued(held=not held_up)
             and self.ledger.next_retry_ns() is None
+            and not self.ledger.is_comparison_due(time.time_ns() + 2 * COMPARE_RACY_NS)
         )
 
     def _all_scanned(self) -> bool:
@@ -331,7 +326,12 @@ class Mill:
 
     def left_to_do(self) -> int:
         counts = self.ledger.counts()
-        return counts.get(State.QUEUED, 0) + counts.get(State.RETRY, 0) + self.intake.waiting()
+        queued = counts.get(State.QUEUED, 0) - self.ledger.comparisons()
+        return queued + counts.get(State.RETRY, 0) + self.intake.waiting()
+
+    def compare_now(self) -> None:
+        """What was read so soon after it was written that it is to be compared is compared now."""
+        self.ledger.compare_due(time.time_ns() + 2 * COMPARE_RACY_NS)
 
     def workers(self) -> list[dict[str, Any]]:
         """What each worker does now, for `status`."""

@@ -164,6 +164,7 @@ class Requests:
             if state["up_to"] is None:
                 if self._mill.waiting_since(state["echoed_at"]):
                     return False
+                self._mill.compare_now()
                 state["up_to"] = self._mill.ledger.seq
             if self._mill.ledger.has_queued(state["up_to"]):
                 return False

@@ -41,7 +41,6 @@ from .store.schema import BROKEN
 EXIT_LEFT = 0
 EXIT_OUT_OF_MEMORY = 71
 IDLE = 2.0  # seconds without a message until compaction may begin
-RACY_NS = 20 * 10**6  # read so soon after its mtime, a file is looked at once more
 
 
 class WorkerSettings(NamedTuple):
@@ -248,7 +247,7 @@ class Worker:
         seen = before._replace(device=job.fingerprint.device)
         return outcome._replace(
             fingerprint=job.fingerprint if job.ranged else seen,
-            look_again=after != before or started - before.mtime_ns < RACY_NS,
+            look_again=after != before,
         )
 
     # ---- commit ------------------------------------------------------------------------------

@@ -14,6 +14,9 @@ from ..job import Fingerprint, Outcome, State, Take, Verdict
 from . import news
 from .schema import COVERED, TakeState, machine_faults, open_for_writing, transaction
 
+RACY_NS = 20 * 10**6  # a file read so soon after its mtime may have been written once more since
+COMPARE_RACY_NS = 10**9
+COMPARE_SKIMMED_NS = 60 * 10**9  # of quiet
 LOOKED_AT = (Verdict.BUSY, Verdict.CHANGED, Verdict.VANISHED, Verdict.VERIFYING)
 
 
@@ -54,14 +57,18 @@ class Completion:
             return outcome.verdict
         job = outcome.job
         row = self._connection.execute(
-            "SELECT attempts, in_parts, kept_to FROM files WHERE id = ? AND seq = ? AND state = 1",
+            "SELECT attempts, in_parts, kept_to, compared_as, reason FROM files"
+            " WHERE id = ? AND seq = ? AND state = 1",
             (job.file, job.seq),
         ).fetchone()
         if row is None:
             return Verdict.STALE
-        attempts, in_parts, kept_to = row
+        attempts, in_parts, kept_to, compared_as, reason = row
         if not self._has_what_was_kept(outcome):
             return self._let_go(job.file)
+        if compared_as is not None and _agrees(outcome, compared_as, reason):
+            self._restore(outcome, compared_as, now)
+            return Verdict.AS_BEFORE
         match outcome.verdict:
             case Verdict.SKIPPED | Verdict.QUARANTINED:
                 self._give_up(outcome, attempts, now)
@@ -82,7 +89,9 @@ class Completion:
     def _let_go(self, file: int) -> Verdict:
         """It is not what was worked on: back to settle, to be admitted anew."""
         self._connection.execute(
-            "UPDATE files SET moved_from = NULL, in_parts = 0, ctime_ns = -1 WHERE id = ?", (file,)
+            "UPDATE files SET moved_from = NULL, in_parts = 0, ctime_ns = -1,"
+            " compare_ns = NULL, compared_as = NULL WHERE id = ?",
+            (file,),
         )
         return Verdict.CHANGED
 
@@ -147,8 +156,9 @@ class Completion:
         kept_to = outcome.keep_to if old else None
         size = (outcome.fingerprint or outcome.job.fingerprint).size
         self._connection.execute(
-            "UPDATE files SET in_parts = 1, kept_to = ?, encoding = ?, size = ? WHERE id = ?",
-            (kept_to, outcome.encoding, size, file),
+            "UPDATE files SET in_parts = 1, kept_to = ?, encoding = ?, size = ?, compare_ns = ?,"
+            " compared_as = NULL WHERE id = ?",
+            (kept_to, outcome.encoding, size, _compare_at(outcome, now), file),
         )
         return kept_to
 
@@ -227,7 +237,10 @@ class Completion:
             "reason": None,
             "started_ns": outcome.started_ns,
             "finished_ns": now,
+            "compared_as": None,
         }
+        if not outcome.job.ranged:  # of one in parts the first decided it
+            values["compare_ns"] = _compare_at(outcome, now)
         if changed:
             values |= {
                 "encoding": outcome.encoding,
@@ -241,6 +254,20 @@ class Completion:
             self._connection.execute(
                 "UPDATE files SET version = version + 1 WHERE id = ?", (outcome.job.file,)
             )
+
+    def _restore(self, outcome: Outcome, state: int, now: int) -> None:
+        """It was compared once more and is what it was, but for its mode or its owner."""
+        seen = outcome.fingerprint or outcome.job.fingerprint
+        self._update(
+            outcome.job.file,
+            {
+                "state": state,
+                "ctime_ns": seen.ctime_ns,
+                "compare_ns": _compare_at(outcome, now),
+                "compared_as": None,
+                "alone": 0,
+            },
+        )
 
     def _update(self, file: int, values: dict[str, Any]) -> None:
         columns = ", ".join(f"{name} = ?" for name in values)
@@ -262,6 +289,8 @@ class Completion:
                 "in_parts": 0,
                 "started_ns": outcome.started_ns,
                 "finished_ns": now,
+                "compare_ns": _compare_at(outcome, now),
+                "compared_as": None,
             },
         )
 
@@ -277,6 +306,8 @@ class Completion:
                 "reason": outcome.reason,
                 "retry_ns": retry_time_ns(attempts, now),
                 "finished_ns": now,
+                "compare_ns": None,
+                "compared_as": None,
             },
         )
         return Verdict.RETRY
@@ -303,6 +334,7 @@ class Completion:
                 **seen._asdict(),
                 "output": outcome.output,
                 "finished_ns": now,
+                "compare_ns": _compare_at(outcome, now),
             },
         )
         return Verdict.RENAMED
@@ -387,6 +419,30 @@ class Completion:
                 "DELETE FROM takes WHERE shard = ? AND state >= 3 AND died_ns < ?",
                 (shard, before_ns),
             )
+
+
+def _agrees(outcome: Outcome, compared_as: int, reason: str | None) -> bool:
+    """Whether a file that was compared once more came to what it came to before."""
+    match outcome.verdict:
+        case Verdict.UNCHANGED:
+            return compared_as == State.DONE
+        case Verdict.SKIPPED:
+            return compared_as == State.SKIPPED and outcome.reason == reason
+        case Verdict.QUARANTINED:
+            return compared_as == State.QUARANTINED and outcome.reason == reason
+    return False
+
+
+def _compare_at(outcome: Outcome, now: int) -> int | None:
+    """When the file is to be compared once more with what was read of it; None: never.
+
+    A second write in the same tick of the kernel's clock leaves size and mtime as they were. An
+    mtime that lies further in the future than that comparison says nothing of when it was written.
+    """
+    if outcome.job.skimmed:
+        return now + COMPARE_SKIMMED_NS
+    age = outcome.started_ns - (outcome.fingerprint or outcome.job.fingerprint).mtime_ns
+    return now + COMPARE_RACY_NS if -COMPARE_RACY_NS < age < RACY_NS else None
 
 
 def _is_tiled(ranges: Iterable[tuple[int, int]], size: int) -> bool:

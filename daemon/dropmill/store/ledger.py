@@ -14,7 +14,7 @@ import apsw
 from ..job import Fingerprint, Kind, Lane, State, Take
 from .schema import COVERED, TakeState, machine_faults, open_for_writing, transaction
 
-LONGEST_RETRY_NS = 120 * 10**9
+LONGEST_WAIT_NS = 120 * 10**9
 RENAME_WINDOW_NS = 30 * 10**9  # takes that died longer ago may be compacted at any moment
 
 
@@ -62,6 +62,12 @@ _ROW = """SELECT f.id, f.seq, d.path, f.name, f.kind, f.lane, f.inode, f.size, f
     f.ctime_ns, f.device, f.version, f.attempts, f.alone, f.unhurried, f.in_parts, f.kept_to,
     f.encoding, f.digest, f.output, f.moved_from
     FROM files f JOIN folders d ON d.id = f.folder """
+
+
+# One that is further off than any is set was set by a clock that was put back since.
+_TO_COMPARE = """SELECT id FROM files WHERE compare_ns IS NOT NULL
+    AND (compare_ns <= ? OR compare_ns > ?) AND compared_as IS NULL AND state IN (2, 4, 5)
+    LIMIT ?"""
 
 
 def _row(values: Any) -> Row:
@@ -171,7 +177,8 @@ class Ledger:
         self._connection.execute(
             "UPDATE files SET state = 1, kind = ?, lane = ?, seq = ?, inode = ?, size = ?,"
             " mtime_ns = ?, ctime_ns = ?, device = ?, attempts = 0, spared = 0, alone = 0,"
-            " unhurried = ?, in_parts = 0, moved_from = NULL, retry_ns = NULL, queued_ns = ?,"
+            " unhurried = ?, compare_ns = NULL, compared_as = NULL, in_parts = 0,"
+            " moved_from = NULL, retry_ns = NULL, queued_ns = ?,"
             " started_ns = NULL, finished_ns = NULL, reason = NULL WHERE id = ?",
             (
                 int(new.kind),
@@ -248,14 +255,32 @@ class Ledger:
             self._bury(file, TakeState.PENDING)
             self._requeue(file)
 
-    def queue_again(self, file: int) -> None:
-        """Has a done file read once more, as it stands, to be compared with its takes."""
-        with machine_faults("results.db"), self._lock(), transaction(self._connection):
-            self._connection.execute(
-                "UPDATE files SET state = 1 WHERE id = ? AND state = 2", (file,)
-            )
-            if self._connection.changes():
-                self._requeue(file, Lane.BACKLOG)
+    def compare_due(self, now_ns: int, limit: int = 2_000) -> int:
+        """Queues the files that are due to be compared once more; gives how many.
+
+        They are read as they stand. Where nothing changed, nobody but the ledger will know.
+        """
+        due = self._all(_TO_COMPARE, (now_ns, now_ns + LONGEST_WAIT_NS, limit))
+        if due:
+            with machine_faults("results.db"), self._lock(), transaction(self._connection):
+                for (file,) in due:
+                    self._connection.execute(
+                        "UPDATE files SET compared_as = state, lane = max(lane, ?) WHERE id = ?",
+                        (int(Lane.BACKLOG), file),
+                    )
+                    self._requeue(file)
+        return len(due)
+
+    def is_comparison_due(self, by_ns: int) -> bool:
+        """Whether any file is to be compared once more by that time."""
+        return bool(self._all(_TO_COMPARE, (by_ns, by_ns + LONGEST_WAIT_NS, 1)))
+
+    def comparisons(self) -> int:
+        """Of the queued files, those that are only compared once more."""
+        (count,) = self._one(
+            "SELECT count(*) FROM files WHERE compare_ns IS NOT NULL AND compared_as IS NOT NULL"
+        )
+        return int(count)
 
     def feed_again(self, files: Iterable[int]) -> None:
         """Puts files that are queued still at the end of their lanes."""
@@ -295,7 +320,7 @@ class Ledger:
         """
         due = self._all(
             "SELECT id FROM files WHERE state = ? AND (retry_ns <= ? OR retry_ns > ?) LIMIT ?",
-            (int(State.RETRY), now_ns, now_ns + LONGEST_RETRY_NS, limit),
+            (int(State.RETRY), now_ns, now_ns + LONGEST_WAIT_NS, limit),
         )
         if due:
             with machine_faults("results.db"), self._lock(), transaction(self._connection):
@@ -355,7 +380,7 @@ class Ledger:
             state = State.QUARANTINED if alone and attempts >= limit else State.RETRY
             self._connection.execute(
                 "UPDATE files SET state = ?, attempts = ?, alone = 1, reason = ?, retry_ns = ?,"
-                " finished_ns = ? WHERE id = ?",
+                " finished_ns = ?, compare_ns = NULL, compared_as = NULL WHERE id = ?",
                 (int(state), attempts, reason, retry_ns, time.time_ns(), file),
             )
             if state is State.QUARANTINED:
@@ -386,7 +411,8 @@ class Ledger:
         with machine_faults("results.db"), self._lock(), transaction(self._connection):
             for file in files:
                 self._connection.execute(
-                    "UPDATE files SET ctime_ns = -1, in_parts = 0 WHERE id = ? AND state = 1",
+                    "UPDATE files SET ctime_ns = -1, in_parts = 0,"
+                    " compare_ns = NULL, compared_as = NULL WHERE id = ? AND state = 1",
                     (file,),
                 )
                 self._bury(file, TakeState.PENDING)
@@ -422,7 +448,8 @@ class Ledger:
 
     def _mark_gone(self, file: int, now: int) -> bool:
         self._connection.execute(
-            "UPDATE files SET state = 6, finished_ns = ?, in_parts = 0, retry_ns = NULL,"
+            "UPDATE files SET state = 6, finished_ns = ?, in_parts = 0,"
+            " compare_ns = NULL, compared_as = NULL, retry_ns = NULL,"
             " reason = NULL WHERE id = ? AND state != 6",
             (now, file),
         )

@@ -39,5 +39,11 @@ INSERT INTO sqlite_sequence(name, seq) VALUES('files', max(
 ));
 """
 
-STEPS = {1: _NUMBERS_USED_ONCE}
+_COMPARISONS = """
+ALTER TABLE files ADD COLUMN compare_ns INTEGER;
+ALTER TABLE files ADD COLUMN compared_as INTEGER;
+CREATE INDEX files_to_compare ON files(compare_ns) WHERE compare_ns IS NOT NULL;
+"""
+
+STEPS = {1: _NUMBERS_USED_ONCE, 2: _COMPARISONS}
 """Version → the SQL that makes the next one of it."""

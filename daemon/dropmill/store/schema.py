@@ -14,7 +14,7 @@ import apsw
 from ..errors import DropmillError, MachineFault
 from .migration import STEPS
 
-VERSION = 2
+VERSION = 3
 FILE_NAME = b"results.db"
 BUSY_MS = 15_000
 BROKEN = (apsw.CorruptError, apsw.NotADBError)
@@ -59,11 +59,14 @@ CREATE TABLE files(
     output BLOB,
     width INTEGER,
     height INTEGER,
-    keyworded INTEGER                 -- 1: one of its takes holds watch-list terms
+    keyworded INTEGER,                -- 1: one of its takes holds watch-list terms
+    compare_ns INTEGER,               -- when its content is to be compared once more
+    compared_as INTEGER               -- while it is: the state that it goes back to if it agrees
 );
 CREATE UNIQUE INDEX files_by_path ON files(folder, name);
 CREATE INDEX files_queued ON files(lane, seq) WHERE state = 1;
 CREATE INDEX files_by_state ON files(state, finished_ns);
+CREATE INDEX files_to_compare ON files(compare_ns) WHERE compare_ns IS NOT NULL;
 CREATE INDEX files_by_mtime ON files(mtime_ns) WHERE state IN (2, 6);
 
 CREATE TABLE takes(
