@@ -31,7 +31,8 @@ class MadeState:
     def admit(self, path: bytes, kind: Kind = Kind.TEXT) -> Row:
         """The row of a file that is there, queued."""
         folder, name = os.path.split(path)
-        self.ledger.admit([Admission(folder, name, fingerprint(os.lstat(path)), kind, Lane.FRESH)])
+        mark = fingerprint(os.lstat(path))._replace(device=0)  # that of its root
+        self.ledger.admit([Admission(folder, name, mark, kind, Lane.FRESH)])
         file = self.ledger.find(path)
         assert file is not None
         (row,) = self.ledger.queued_rows([file])

@@ -271,6 +271,58 @@ def test_files_of_a_root_that_is_away_are_not_gone(
     assert watched.state_of(done) is State.DONE
 
 
+# ---- a mount below a root that is away -----------------------------------------------------------
+
+
+@pytest.fixture
+def away(watched: Watched) -> bytes:
+    """A file that was taken in from a mount below the root, which is not mounted now."""
+    path = watched.root + b"/disk/d/a"
+    watched.state.done(path)
+    watched.state.ledger._connection.execute("UPDATE files SET device = 4711")
+    shutil.rmtree(watched.root + b"/disk/d")
+    return path
+
+
+def test_a_settling_file_of_a_mount_that_is_away_is_not_gone(watched: Watched, away: bytes) -> None:
+    watched.notice(away)
+    watched.notice(away, gone=True)
+    watched.intake.look_again(away)
+    watched.comes_to_rest()
+    assert watched.state_of(away) is State.DONE
+    assert not watched.intake.is_gone(away)
+
+
+@pytest.mark.parametrize("leaves_the_mount_point", [False, True])
+def test_a_scan_forgets_nothing_of_a_mount_that_is_away(
+    watched: Watched, away: bytes, leaves_the_mount_point: bool
+) -> None:
+    """Also one that it never saw mounted: the service was started without it."""
+    top = watched.root + b"/disk/b"
+    watched.state.done(top)
+    watched.state.ledger._connection.execute("UPDATE files SET device = 4711")
+    os.unlink(top)
+    watched.scan(watched.root + b"/disk")
+    if not leaves_the_mount_point:
+        os.rmdir(watched.root + b"/disk")
+    watched.intake.check_folders_below(watched.root)
+    watched.intake.folder_gone(watched.root + b"/disk")
+    watched.comes_to_rest()
+    assert [watched.state_of(path) for path in (away, top)] == [State.DONE] * 2
+
+
+def test_what_lay_on_the_root_itself_is_gone_beside_a_mount_that_is_away(
+    watched: Watched, away: bytes
+) -> None:
+    beside = watched.root + b"/disk/beside"
+    watched.state.done(beside)
+    os.unlink(beside)
+    watched.scan(watched.root + b"/disk")
+    watched.comes_to_rest()
+    assert watched.state_of(beside) is State.GONE
+    assert watched.state_of(away) is State.DONE
+
+
 # ---- when the machine fails --------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from .processors.text import RANGE
 from .rules import Rules
 from .settle import Gone, Look, Ready, Settle
 from .source import NotRegular, fingerprint, has_writer, is_absent, look, opened
-from .store.ledger import Admission, FolderReader, Ledger
+from .store.ledger import Admission, FolderReader, Known, Ledger
 from .store.schema import open_for_reading
 from .watch.scan import Listing
 
@@ -112,11 +112,19 @@ class Intake:
         self._absent.append(path)
 
     def folder_gone(self, folder: bytes) -> None:
-        """A folder is not there any more: nor is what the ledger knows below it."""
+        """A folder is not there any more: nor is what the ledger knows below it.
+
+        What lay on a mount is, where that is away.
+        """
+        root = self._rules.of(folder)
         reader = self._reader()
         for below in reader.folders_below(folder):
-            for name in reader.known(below):
-                self.gone(os.path.join(below, name))
+            known = reader.known(below)
+            keeps = any(row.fingerprint.device for row in known.values())
+            is_away = keeps and root is not None and _is_on_the_root(root, below)
+            for name, row in known.items():
+                if not (row.fingerprint.device and is_away):
+                    self.gone(os.path.join(below, name))
 
     def check_folders_below(self, top: bytes) -> None:
         """After a complete scan: folders that the ledger knows and the walk did not meet."""
@@ -165,11 +173,20 @@ class Intake:
             else:
                 lane = _lane(kind, seen.size, Lane.BACKLOG)
                 settled.append(Admission(listing.folder, name, seen, kind, lane))
-        gone = [os.path.join(listing.folder, name) for name in known] if listing.complete else []
+        gone = self._gone(listing, known, device) if listing.complete else []
         if settled or unsettled or gone:
             self._findings.put(_Finding(listing.root, settled, unsettled, gone))
             self._wake()
         return any_known or self._is_unknown_root(listing)
+
+    @staticmethod
+    def _gone(listing: Listing, known: dict[bytes, Known], root_device: int) -> list[bytes]:
+        """What a complete listing lacks, but for what lay on a mount that is away."""
+        away = [name for name, row in known.items() if row.fingerprint.device]
+        if away and os.stat(listing.folder).st_dev == root_device:
+            for name in away:
+                del known[name]
+        return [os.path.join(listing.folder, name) for name in known]
 
     def _is_unknown_root(self, listing: Listing) -> bool:
         """Whether nothing is known below a root but what came with whoever is there now.
@@ -215,7 +232,7 @@ class Intake:
             else:
                 self._take_ready(found)
         if self._absent:
-            self._ledger.mark_gone([path for path in self._absent if self._is_absent(path)])
+            self._ledger.mark_gone([path for path in self._absent if self.is_gone(path)])
             self._absent = []
         if self._ready:
             must_wait = self._ledger.admit(self._ready)
@@ -227,13 +244,15 @@ class Intake:
                 if root is not None:
                     self.settle(root, path, waiting.kind)
 
-    def _is_absent(self, path: bytes) -> bool:
-        """Not there, though its root is: a missing root is not a mass delete."""
+    def is_gone(self, path: bytes) -> bool:
+        """Not there, though its root is, and the mount below that it lay on: a disk that is
+        missing is not a mass delete."""
         root = self._rules.of(path)
         return (
             root is not None
             and self._rules.is_present(root)
             and is_absent(root, path[len(root) + 1 :])
+            and not (self._ledger.was_on_a_mount(path) and _is_on_the_root(root, path))
         )
 
     def _take_finding(self, finding: _Finding) -> None:
@@ -291,8 +310,9 @@ class Intake:
         return min((*self._rescans.values(), self._settle.due() or math.inf), default=None)
 
     def waiting(self) -> int:
-        """Files that are noticed and not yet admitted."""
-        return len(self._settle) + len(self._rescans) + self._findings.qsize() + len(self._ready)
+        """Files that are noticed and not yet admitted, or gone and not yet marked so."""
+        found = len(self._ready) + len(self._absent) + self._findings.qsize()
+        return len(self._settle) + len(self._rescans) + found
 
     def held_up(self, seconds: float) -> list[bytes]:
         """Files that have been waited for longer than that: somebody keeps writing them."""
@@ -323,6 +343,17 @@ def _lane(kind: Kind, size: int, usual: Lane) -> Lane:
 def _within(name: bytes, listing: Listing) -> bool:
     above = listing.after is None or name > listing.after
     return above and (listing.upto is None or name <= listing.upto)
+
+
+def _is_on_the_root(root: bytes, path: bytes) -> bool:
+    """Whether what is left of a path's folders lies on the root's own file system."""
+    while True:
+        try:
+            return os.lstat(path).st_dev == os.stat(root).st_dev
+        except OSError:
+            if path == root:
+                return True
+            path = os.path.dirname(path)
 
 
 def _is_real_folder(root: bytes, folder: bytes) -> bool:

@@ -28,7 +28,6 @@ from .log import shown
 from .pauses import Pauses
 from .pool import Event, Finished, Killed, Pool, Returned, Trouble
 from .rules import Rules
-from .source import is_absent
 from .store.completion import COMPARE_RACY_NS, retry_time_ns
 from .store.ledger import Ledger
 from .tally import Tally
@@ -264,9 +263,9 @@ class Mill:
         self._feeder.landed(job)
 
     def _vanished(self, job: Job, path: bytes) -> None:
-        """Gone, unless its whole root is away: then it is neither there nor gone."""
+        """Gone, unless its root or its mount is away: then it is neither there nor gone."""
         self._feeder.drop(job.file)
-        if self._rules.is_present(job.root) and is_absent(job.root, job.path):
+        if self.intake.is_gone(path):
             self.intake.gone(path)
         else:
             self.ledger.let_go([job.file])
@@ -308,7 +307,7 @@ class Mill:
             and self._feeder.is_empty()
             and self._pool.idle()
             and not self._untold
-            and not self.ledger.has_queued(held=not held_up)
+            and not self.ledger.has_queued(held=False)
             and self.ledger.next_retry_ns() is None
             and not self.ledger.is_comparison_due(time.time_ns() + 2 * COMPARE_RACY_NS)
         )

@@ -435,6 +435,12 @@ class Ledger:
         )
         return int(found[0]) if found else None
 
+    def was_on_a_mount(self, path: bytes) -> bool:
+        """Whether a file lay on a mount below its root when it was last admitted."""
+        file = self.find(path)
+        found = file and self._one("SELECT device FROM files WHERE id = ?", (file,))
+        return bool(found and found[0])
+
     def mark_gone(self, paths: Iterable[bytes]) -> list[bytes]:
         """Takes absent files out of search at once; gives those that were known."""
         known: list[bytes] = []
