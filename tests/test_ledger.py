@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import apsw
 import pytest
@@ -322,6 +322,37 @@ def test_what_lies_in_no_watched_folder_any_more_is_not_in_search(
     assert [column(state, path, "state") for path in (done, queued)] == [State.GONE] * 2
     assert not takes_of(state, done) + takes_of(state, queued)
     assert takes_of(state, watched)
+
+
+def test_what_new_rules_leave_out_is_not_in_search_and_the_reason_is_kept(
+    state: MadeState, inbox: bytes
+) -> None:
+    out, stays = inbox + b"/a.log", inbox + b"/a.txt"
+    for path in (out, stays):
+        state.done(path)
+
+    def no_logs(folder: bytes) -> Callable[[bytes, Kind], bool]:
+        return lambda name, kind: folder == inbox and not name.endswith(b".log")
+
+    assert state.ledger.leave_out(no_logs, b"rules") == 1
+    assert column(state, out, "state") == State.GONE
+    assert column(state, out, "reason") == "left out by the configuration"
+    assert (takes_of(state, out), takes_of(state, stays)) == ([], [(0, 8)])
+
+
+def test_nobody_is_asked_again_while_the_rules_stay_the_same(
+    state: MadeState, inbox: bytes
+) -> None:
+    state.done(inbox + b"/a")
+    asked: list[bytes] = []
+
+    def all_is_ours(folder: bytes) -> Callable[[bytes, Kind], bool]:
+        asked.append(folder)
+        return lambda name, kind: True
+
+    for rules, wanted in ((b"one", 1), (b"one", 1), (b"two", 2), (b"one", 3)):
+        assert state.ledger.leave_out(all_is_ours, rules) == 0
+        assert len(asked) == wanted
 
 
 # ---- gone --------------------------------------------------------------------------------------

@@ -132,15 +132,8 @@ class Intake:
         if root is None:
             return
         for folder in self._reader().folders_below(top):
-            if not _is_real_folder(root, folder) or self._left_out(root, folder):
+            if not _is_real_folder(root, folder):
                 self.folder_gone(folder)
-
-    def _left_out(self, root: bytes, folder: bytes) -> bool:
-        relative = os.fsdecode(folder[len(root) + 1 :])
-        settings = self._rules[root]
-        if relative and not settings.recursive:
-            return True
-        return bool(relative) and settings.excluded(relative, True) is not None
 
     # ---- scans (in their threads) ------------------------------------------------------------
 

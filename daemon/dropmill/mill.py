@@ -87,6 +87,9 @@ class Mill:
         dropped = self.ledger.mark_unwatched(self._rules.of)
         if dropped:
             logger.info("%d files are in no watched folder any more: out of search", dropped)
+        left_out = self.ledger.leave_out(self._rules.ours_in, self._rules.digest)
+        if left_out:
+            logger.info("%d files are left out by the configuration now: out of search", left_out)
         self._pool.start()
         self.watch.start()
 

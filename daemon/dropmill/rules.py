@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable
 
 from .config.settings import Config, Root
 from .job import Kind
@@ -47,6 +49,37 @@ class Rules:
         if b"/" in relative and not self._roots[root].recursive:
             return True
         return self._roots[root].excluded(os.fsdecode(relative), False) is not None
+
+    def ours_in(self, folder: bytes) -> Callable[[bytes, Kind], bool]:
+        """Asks of the files in a folder, by name, whether they would be taken, as that kind."""
+        root = self.of(folder)
+        if root is None or self._leaves_out(root, folder):
+            return lambda name, kind: False
+        settings = self._roots[root]
+        inside = os.fsdecode(folder[len(root) + 1 :])
+        prefix = f"{inside}/" if inside else ""
+
+        def is_ours(name: bytes, kind: Kind) -> bool:
+            if self.kind(name) is not kind:
+                return False
+            return settings.excludes_name(prefix + os.fsdecode(name), False) is None
+
+        return is_ours
+
+    def _leaves_out(self, root: bytes, folder: bytes) -> bool:
+        """Whether all that is in a folder is left out."""
+        relative = os.fsdecode(folder[len(root) + 1 :])
+        if not relative:
+            return False
+        settings = self._roots[root]
+        return not settings.recursive or settings.excluded(relative, True) is not None
+
+    @property
+    def digest(self) -> bytes:
+        """Another one whenever another file may be ours, or of another kind."""
+        roots = [(path, root.recursive, root.exclude) for path, root in self._roots.items()]
+        told = repr((sorted(roots), self._suffixes, sorted(self._images)))
+        return hashlib.blake2b(told.encode(), digest_size=16).digest()
 
     # ---- who a root is -----------------------------------------------------------------------
 

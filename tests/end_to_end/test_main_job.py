@@ -342,3 +342,41 @@ def test_each_error_of_a_wrong_edit_is_told_on_a_line_and_so_is_its_correction(
     running.configuration.write_text(right)
     eventually(lambda: "and in force" in running.log.read_text(), what="the correction is told")
     assert not running.status()["problems"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (("settle: 100ms", 'settle: 100ms\n    exclude: ["*.log"]'), 'by the pattern "*.log"'),
+        (("settle: 100ms", "settle: 100ms\n    exclude: [deep/]"), 'by the pattern "deep/"'),
+        (("settle: 100ms", "settle: 100ms\n    recursive: false"), "recursive is false"),
+        (("images:", "text: {suffixes: [.txt]}\nimages:"), "text.suffixes"),
+    ],
+)
+def test_what_an_edit_of_the_configuration_leaves_out_leaves_search_until_it_is_taken_back(
+    running: Place, edit: tuple[str, str], told: str
+) -> None:
+    (running.inbox / "deep").mkdir()
+    (running.inbox / "a.txt").write_text("everywhere\n")
+    (running.inbox / "deep" / "b.log").write_text("everywhere\n")
+    both = ["a.txt:1:everywhere", "deep/b.log:1:everywhere"]
+    eventually(lambda: sorted(running.search("everywhere")) == both, what="both are found")
+    text = running.configuration.read_text()
+    running.configuration.write_text(text.replace(*edit))
+    await_hits(running, "everywhere", both[:1])
+    explained = running.run("explain", str(running.inbox / "deep" / "b.log")).stdout
+    assert told in explained
+    assert "change that in the configuration" in explained
+    running.configuration.write_text(text)
+    eventually(lambda: sorted(running.search("everywhere")) == both, what="both are found again")
+
+
+def test_a_file_that_is_of_another_kind_by_an_edit_is_taken_in_as_that(place: Place) -> None:
+    text = place.configuration.read_text()
+    place.configuration.write_text(text.replace("images:", "images:\n  suffixes: [.jpg]"))
+    Image.new("RGB", (8, 8), "red").save(place.inbox / "a.png")
+    place.run("run", "--once")
+    assert place.results()["a.png"]["state"] == "skipped"
+    place.configuration.write_text(text)
+    assert place.run("run", "--once").returncode == 0
+    assert place.results()["a.png"]["kind"] == "image"

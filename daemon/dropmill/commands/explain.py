@@ -195,6 +195,8 @@ def _next_step(facts: _Facts, result: Result) -> _Line:
     is_done = result.state is State.DONE and facts.status is not None
     if is_done and result.output is not None and not os.path.lexists(result.output):
         return _Line("next", f"to have its copy made again: touch {path}")
+    if result.state is State.GONE and facts.status is not None and _is_left_out(facts):
+        return _Line("next", "change that in the configuration, if it is to be taken")
     retry = _command(facts, "retry")
     return _Line("next", _NEXT[result.state].format(path=path, retry=retry))
 
@@ -205,6 +207,12 @@ def _command(facts: _Facts, name: str) -> str:
         if config.find(None) == facts.config_path:
             return f"dropmill {name}"
     return f"dropmill {name} --config {quoted(os.fsencode(facts.config_path))}"
+
+
+def _is_left_out(facts: _Facts) -> bool:
+    if facts.root is None or _why_left_out(facts, facts.root):
+        return True
+    return _rule(facts.config, facts.path).startswith("none")
 
 
 # ---- not in the ledger ---------------------------------------------------------------------------

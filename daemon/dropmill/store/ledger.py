@@ -15,6 +15,7 @@ from ..job import Fingerprint, Kind, Lane, State, Take
 from .schema import COVERED, TakeState, machine_faults, open_for_writing, transaction
 
 LONGEST_WAIT_NS = 120 * 10**9
+LEFT_OUT = "left out by the configuration"
 RENAME_WINDOW_NS = 30 * 10**9  # takes that died longer ago may be compacted at any moment
 
 
@@ -88,6 +89,9 @@ def _row(values: Any) -> Row:
         bool(in_parts),
         *rest,
     )
+
+
+_KINDS = {int(kind): kind for kind in Kind}  # five times as fast as Kind(number)
 
 
 class Ledger:
@@ -452,12 +456,12 @@ class Ledger:
                     known.append(path)
         return known
 
-    def _mark_gone(self, file: int, now: int) -> bool:
+    def _mark_gone(self, file: int, now: int, reason: str | None = None) -> bool:
         self._connection.execute(
             "UPDATE files SET state = 6, finished_ns = ?, in_parts = 0,"
             " compare_ns = NULL, compared_as = NULL, retry_ns = NULL,"
-            " reason = NULL WHERE id = ? AND state != 6",
-            (now, file),
+            " reason = ? WHERE id = ? AND state != 6",
+            (now, reason, file),
         )
         if not self._connection.changes():
             return False
@@ -483,6 +487,37 @@ class Ledger:
                 ):
                     count += self._mark_gone(file, now)
         return count
+
+    def leave_out(
+        self, ours_in: Callable[[bytes], Callable[[bytes, Kind], bool]], rules: bytes
+    ) -> int:
+        """Takes files out of search that the configuration leaves out now; gives how many.
+
+        `ours_in` gives for a folder what is asked about the name and kind of each file in it. It
+        is asked nothing where the `rules`, a digest, are those of the last time.
+        """
+        if self._one("SELECT 1 FROM rules WHERE digest = ?", (rules,)):
+            return 0
+        count = 0
+        for folder, path in self._all("SELECT id, path FROM folders"):
+            rows = self._connection.execute(
+                "SELECT id, name, kind FROM files WHERE folder = ? AND state != 6", (folder,)
+            )
+            is_ours = ours_in(path)
+            out = [file for file, name, kind in rows if not is_ours(name, _KINDS[kind])]
+            if out:
+                self._leave_out(out)
+                count += len(out)
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            self._connection.execute("DELETE FROM rules")
+            self._connection.execute("INSERT INTO rules VALUES(?)", (rules,))
+        return count
+
+    def _leave_out(self, files: list[int]) -> None:
+        now = time.time_ns()
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            for file in files:
+                self._mark_gone(file, now, LEFT_OUT)
 
     def forget_gone(self, before_ns: int, limit: int = 10_000) -> None:
         """Drops the rows of files that went away before then."""

@@ -45,5 +45,9 @@ ALTER TABLE files ADD COLUMN compared_as INTEGER;
 CREATE INDEX files_to_compare ON files(compare_ns) WHERE compare_ns IS NOT NULL;
 """
 
-STEPS = {1: _NUMBERS_USED_ONCE, 2: _COMPARISONS}
+_RULES = """
+CREATE TABLE rules(digest BLOB NOT NULL);
+"""
+
+STEPS = {1: _NUMBERS_USED_ONCE, 2: _COMPARISONS, 3: _RULES}
 """Version → the SQL that makes the next one of it."""

@@ -14,7 +14,7 @@ import apsw
 from ..errors import DropmillError, MachineFault
 from .migration import STEPS
 
-VERSION = 3
+VERSION = 4
 FILE_NAME = b"results.db"
 BUSY_MS = 15_000
 BROKEN = (apsw.CorruptError, apsw.NotADBError)
@@ -86,6 +86,8 @@ CREATE INDEX takes_by_file ON takes(file);
 CREATE INDEX takes_dead ON takes(shard) WHERE state >= 3;
 
 CREATE TABLE roots(path BLOB PRIMARY KEY, device INTEGER NOT NULL, inode INTEGER NOT NULL);
+
+CREATE TABLE rules(digest BLOB NOT NULL);  -- of those that every file's row was held against last
 
 CREATE TABLE shards(number INTEGER PRIMARY KEY, identity BLOB NOT NULL);
 """
