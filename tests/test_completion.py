@@ -496,10 +496,9 @@ def read_at_once(state: MadeState, path: bytes, **found: Any) -> Row:
 
 def compared(state: MadeState, row: Row, verdict: Verdict, **found: Any) -> Verdict:
     """What comes of it when it is compared after a second."""
-    assert state.ledger.compare_due(time.time_ns()) == 0
-    assert state.ledger.compare_due(time.time_ns() + 10**9) == 1
-    (row,) = state.ledger.queued_rows([row.id])
-    job = job_of(row, known=tuple(state.ledger.takes(row.id)))
+    assert state.ledger.to_compare(time.time_ns()) == []
+    (row,) = state.ledger.to_compare(time.time_ns() + 10**9)
+    job = job_of(row, known=tuple(state.ledger.takes(row.id)), comparing=True)
     return finish(state, job, verdict, started_ns=row.fingerprint.mtime_ns + 10**9, **found)
 
 
@@ -507,15 +506,9 @@ def test_a_comparison_that_agrees_is_told_to_nobody(state: MadeState, inbox: byt
     row = read_at_once(state, inbox + b"/a")
     before = everything(state)
     assert compared(state, row, Verdict.UNCHANGED, keep_to=8) is Verdict.AS_BEFORE
-    ((*was, due, _),), ((*now, done, nothing),) = (
-        [[*each] for each in rows[:1]] for rows in (before, everything(state))
-    )
-    assert (due is not None, done, nothing) == (True, None, None)
-    seq, lane = 6, 5  # of its own admission
-    assert [v for at, v in enumerate(was) if at not in (seq, lane)] == [
-        v for at, v in enumerate(now) if at not in (seq, lane)
-    ]
-    assert live(state, inbox + b"/a") == [(0, 8)]
+    ((*was, due), *takes), ((*now, done), *still) = before, everything(state)
+    assert (due is not None, done) == (True, None)
+    assert (now, still) == (was, takes)
 
 
 @pytest.mark.parametrize("verdict", [Verdict.SKIPPED, Verdict.QUARANTINED])
@@ -539,12 +532,28 @@ def test_what_is_to_be_compared_outlives_the_service(state: MadeState, inbox: by
     state.close()
     again = Ledger(state.folder)
     assert again.is_comparison_due(time.time_ns() + 10**9)
-    assert again.compare_due(time.time_ns() + 10**9) == 1
+    assert len(again.to_compare(time.time_ns() + 10**9)) == 1
     again.close()
-    again = Ledger(state.folder)  # it ended again, with the comparison on its way
-    assert again.comparisons() == 1
-    assert again.has_queued()
-    again.close()
+
+
+def test_a_file_that_cannot_be_compared_now_is_what_it_was_and_compared_later(
+    state: MadeState, inbox: bytes
+) -> None:
+    """Its root went away, or somebody is writing it."""
+    row = read_at_once(state, inbox + b"/a")
+    state.ledger.let_go([row.id])
+    assert (column(state, inbox + b"/a", "state"), live(state, inbox + b"/a")) == (2, [(0, 8)])
+    assert state.ledger.to_compare(time.time_ns() + 50 * 10**9) == []
+    assert len(state.ledger.to_compare(time.time_ns() + 61 * 10**9)) == 1
+
+
+def test_a_file_that_kills_its_worker_when_it_is_compared_is_charged(
+    state: MadeState, inbox: bytes
+) -> None:
+    row = read_at_once(state, inbox + b"/a")
+    assert state.ledger.charge(row.id, row.seq, "crash", 0, 2) is State.RETRY
+    assert not state.ledger.is_comparison_due(FAR_OFF)
+    assert state.ledger.due_retries(time.time_ns()) == 1
 
 
 def test_an_old_file_and_one_from_the_future_are_not_compared(
@@ -564,7 +573,7 @@ def test_a_comparison_set_before_the_clock_was_put_back_is_not_waited_for(
     state: MadeState, inbox: bytes
 ) -> None:
     read_at_once(state, inbox + b"/a")
-    assert state.ledger.compare_due(time.time_ns() - 24 * 3600 * 10**9) == 1
+    assert len(state.ledger.to_compare(time.time_ns() - 24 * 3600 * 10**9)) == 1
 
 
 def test_a_second_write_in_the_same_tick_of_the_clock_is_seen(folder: bytes) -> None:
@@ -848,7 +857,9 @@ class Mill:
                 self.work()
             elif self.worked:
                 self.complete()
-            elif not (self.ledger.compare_due(FAR_OFF) or self.noticed):
+            elif due := self.ledger.to_compare(FAR_OFF):
+                self.feeder.compare(due)
+            elif not self.noticed:
                 break
             self.check()
         assert not (self.noticed or self.pool.jobs or self.worked), "it never comes to rest"

@@ -433,9 +433,12 @@ def test_a_log_that_grew_is_compared_at_its_end_only_and_later_as_a_whole(fed: F
     )  # fmt: skip
     assert fed.state.completion.complete([grown]) == [Verdict.DONE]
     fed.feeder.landed(again)
-    assert fed.ledger.compare_due(time.time_ns() + 50 * 10**9) == 0
-    assert fed.ledger.compare_due(time.time_ns() + 61 * 10**9) == 1
+    assert fed.ledger.to_compare(time.time_ns() + 50 * 10**9) == []
+    due = fed.ledger.to_compare(time.time_ns() + 61 * 10**9)
+    fed.feeder.compare(due)
     assert fed.fed() == [b"log"]
+    fed.feeder.compare(due)  # a second later, while it is in flight
+    assert fed.fed() == []
     whole = fed.pool.jobs()[-1]
     assert (whole.trusted, whole.skimmed, len(whole.known)) == (0, False, 2)
 

@@ -84,7 +84,7 @@ ALLOWED: dict[str, set[str]] = {
         "processors.watchlist",
     },
     "processors.watchlist": {"index"},
-    "requests": {"errors", "control", "log", "mill", "watch"},
+    "requests": {"errors", "control", "log", "mill", "store.completion", "watch"},
     "rules": {"config.settings", "job", "watch.roots"},
     "search": {
         "errors",

@@ -47,7 +47,10 @@ class Feeder:
         self._fresh = _Newest(ledger)
         self._cursors = {Lane.BACKLOG: 0, Lane.LARGE: 0}
         self._guess = MOST_FILES
-        self._turns = itertools.cycle((self._backlog, self._one_range, self._large))
+        self._to_compare: deque[Row] = deque()
+        self._turns = itertools.cycle(
+            (self._backlog, self._comparisons, self._one_range, self._large)
+        )
 
     # ---- to the pool -------------------------------------------------------------------------
 
@@ -77,7 +80,7 @@ class Feeder:
                 return [job]
         jobs = self._lane(self._fresh.rows, self._fresh.used)
         # Each turn, and those for ranges again after what a new large text brought.
-        for _ in range(5):
+        for _ in range(7):
             if jobs:
                 break
             jobs = next(self._turns)()
@@ -108,8 +111,25 @@ class Feeder:
                 return [job]
         return []
 
+    def compare(self, rows: Iterable[Row]) -> None:
+        """These are due to be compared once more; any that were given before are not."""
+        self._to_compare = deque(sorted(rows, key=lambda row: row.seq))
+
+    def _comparisons(self) -> list[Job]:
+        rows: list[Row] = []
+        while self._to_compare and len(rows) < MOST_FILES:
+            row = self._to_compare.popleft()
+            if row.id not in self._in_flight:
+                rows.append(row)
+        jobs, seq = self._pack(rows, MOST_FILES)
+        self._to_compare.extendleft(row for row in reversed(rows) if row.seq > seq)
+        return [job._replace(comparing=True) for job in jobs]
+
     def _is_current(self, job: Job) -> bool:
-        """Whether the file is queued still as the job was made for."""
+        """Whether the file is queued, or to be compared, still as the job was made for."""
+        if job.comparing:
+            row = self._ledger.row(job.file)
+            return row is not None and row.seq == job.seq
         return any(row.seq == job.seq for row in self._ledger.queued_rows([job.file]))
 
     def _has_hands_for_large(self) -> bool:

@@ -89,6 +89,7 @@ class Job(NamedTuple):
     known: tuple[Take, ...] = ()  # what the index holds of this content, as far as is known
     trusted: int = 0  # the known takes up to here need not be read again
     skimmed: bool = False  # they never were: all of it is to be compared once it is quiet
+    comparing: bool = False  # it is finished, and compared once more with what came of it
     unhurried: bool = True  # leave it alone while anyone writes it
     digest: bytes | None = None  # of an image's content when it was last done
     output: bytes | None = None  # the copy made then

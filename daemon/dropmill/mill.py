@@ -136,7 +136,7 @@ class Mill:
         self.tally.tick(now)
         with suppress(MachineFault):
             self.ledger.due_retries(time.time_ns())
-            self.ledger.compare_due(time.time_ns())
+            self._compare(time.time_ns())
             if now - self._forgot > 3600:
                 self._forgot = now
                 self.ledger.forget_gone(time.time_ns() - FORGET_GONE_NS)
@@ -328,12 +328,18 @@ class Mill:
 
     def left_to_do(self) -> int:
         counts = self.ledger.counts()
-        queued = counts.get(State.QUEUED, 0) - self.ledger.comparisons()
-        return queued + counts.get(State.RETRY, 0) + self.intake.waiting()
+        return counts.get(State.QUEUED, 0) + counts.get(State.RETRY, 0) + self.intake.waiting()
 
-    def compare_now(self) -> None:
-        """What was read so soon after it was written that it is to be compared is compared now."""
-        self.ledger.compare_due(time.time_ns() + 2 * COMPARE_RACY_NS)
+    def is_compared(self, by_ns: int) -> bool:
+        """Whether what is due by then to be compared once more was; else it is, now."""
+        if self.ledger.is_comparison_due(by_ns):
+            self._compare(by_ns)
+            return False
+        return True
+
+    def _compare(self, by_ns: int) -> None:
+        if not self.pauses.reason():
+            self._feeder.compare(self.ledger.to_compare(by_ns))
 
     def workers(self) -> list[dict[str, Any]]:
         """What each worker does now, for `status`."""

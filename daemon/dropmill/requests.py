@@ -14,6 +14,7 @@ from .control import Request
 from .errors import MachineFault
 from .log import rfc3339, shown
 from .mill import Mill
+from .store.completion import COMPARE_RACY_NS
 from .watch import RootStatus
 
 Step = Callable[[], bool]  # True when the request is answered
@@ -164,9 +165,11 @@ class Requests:
             if state["up_to"] is None:
                 if self._mill.waiting_since(state["echoed_at"]):
                     return False
-                self._mill.compare_now()
+                state["compared"] = time.time_ns() + COMPARE_RACY_NS
                 state["up_to"] = self._mill.ledger.seq
             if self._mill.ledger.has_queued(state["up_to"]):
+                return False
+            if not self._mill.is_compared(state["compared"]):
                 return False
             _grant(request, {})
             return True

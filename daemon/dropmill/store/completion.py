@@ -12,7 +12,7 @@ from typing import Any
 
 from ..job import Fingerprint, Outcome, State, Take, Verdict
 from . import news
-from .schema import COVERED, TakeState, machine_faults, open_for_writing, transaction
+from .schema import COVERED, IN_HAND, TakeState, machine_faults, open_for_writing, transaction
 
 RACY_NS = 20 * 10**6  # a file read so soon after its mtime may have been written once more since
 COMPARE_RACY_NS = 10**9
@@ -57,17 +57,17 @@ class Completion:
             return outcome.verdict
         job = outcome.job
         row = self._connection.execute(
-            "SELECT attempts, in_parts, kept_to, compared_as, reason FROM files"
-            " WHERE id = ? AND seq = ? AND state = 1",
+            "SELECT attempts, in_parts, kept_to, state, reason FROM files"
+            f" WHERE id = ? AND seq = ? AND {IN_HAND}",
             (job.file, job.seq),
         ).fetchone()
         if row is None:
             return Verdict.STALE
-        attempts, in_parts, kept_to, compared_as, reason = row
+        attempts, in_parts, kept_to, state, reason = row
         if not self._has_what_was_kept(outcome):
             return self._let_go(job.file)
-        if compared_as is not None and _agrees(outcome, compared_as, reason):
-            self._restore(outcome, compared_as, now)
+        if _agrees(outcome, state, reason):
+            self._agreed(outcome, now)
             return Verdict.AS_BEFORE
         match outcome.verdict:
             case Verdict.SKIPPED | Verdict.QUARANTINED:
@@ -90,7 +90,7 @@ class Completion:
         """It is not what was worked on: back to settle, to be admitted anew."""
         self._connection.execute(
             "UPDATE files SET moved_from = NULL, in_parts = 0, ctime_ns = -1,"
-            " compare_ns = NULL, compared_as = NULL WHERE id = ?",
+            " compare_ns = NULL WHERE id = ?",
             (file,),
         )
         return Verdict.CHANGED
@@ -156,8 +156,8 @@ class Completion:
         kept_to = outcome.keep_to if old else None
         size = (outcome.fingerprint or outcome.job.fingerprint).size
         self._connection.execute(
-            "UPDATE files SET in_parts = 1, kept_to = ?, encoding = ?, size = ?, compare_ns = ?,"
-            " compared_as = NULL WHERE id = ?",
+            "UPDATE files SET state = 1, in_parts = 1, kept_to = ?, encoding = ?, size = ?,"
+            " compare_ns = ? WHERE id = ?",
             (kept_to, outcome.encoding, size, _compare_at(outcome, now), file),
         )
         return kept_to
@@ -237,7 +237,6 @@ class Completion:
             "reason": None,
             "started_ns": outcome.started_ns,
             "finished_ns": now,
-            "compared_as": None,
         }
         if not outcome.job.ranged:  # of one in parts the first decided it
             values["compare_ns"] = _compare_at(outcome, now)
@@ -255,19 +254,11 @@ class Completion:
                 "UPDATE files SET version = version + 1 WHERE id = ?", (outcome.job.file,)
             )
 
-    def _restore(self, outcome: Outcome, state: int, now: int) -> None:
-        """It was compared once more and is what it was, but for its mode or its owner."""
+    def _agreed(self, outcome: Outcome, now: int) -> None:
+        """It was compared once more and is what it was, but perhaps for its mode or its owner."""
         seen = outcome.fingerprint or outcome.job.fingerprint
-        self._update(
-            outcome.job.file,
-            {
-                "state": state,
-                "ctime_ns": seen.ctime_ns,
-                "compare_ns": _compare_at(outcome, now),
-                "compared_as": None,
-                "alone": 0,
-            },
-        )
+        values = {"ctime_ns": seen.ctime_ns, "compare_ns": _compare_at(outcome, now)}
+        self._update(outcome.job.file, values)
 
     def _update(self, file: int, values: dict[str, Any]) -> None:
         columns = ", ".join(f"{name} = ?" for name in values)
@@ -290,7 +281,6 @@ class Completion:
                 "started_ns": outcome.started_ns,
                 "finished_ns": now,
                 "compare_ns": _compare_at(outcome, now),
-                "compared_as": None,
             },
         )
 
@@ -307,7 +297,6 @@ class Completion:
                 "retry_ns": retry_time_ns(attempts, now),
                 "finished_ns": now,
                 "compare_ns": None,
-                "compared_as": None,
             },
         )
         return Verdict.RETRY
@@ -421,15 +410,15 @@ class Completion:
             )
 
 
-def _agrees(outcome: Outcome, compared_as: int, reason: str | None) -> bool:
+def _agrees(outcome: Outcome, state: int, reason: str | None) -> bool:
     """Whether a file that was compared once more came to what it came to before."""
     match outcome.verdict:
         case Verdict.UNCHANGED:
-            return compared_as == State.DONE
+            return state == State.DONE
         case Verdict.SKIPPED:
-            return compared_as == State.SKIPPED and outcome.reason == reason
+            return state == State.SKIPPED and outcome.reason == reason
         case Verdict.QUARANTINED:
-            return compared_as == State.QUARANTINED and outcome.reason == reason
+            return state == State.QUARANTINED and outcome.reason == reason
     return False
 
 

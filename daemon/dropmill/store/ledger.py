@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import apsw
 
 from ..job import Fingerprint, Kind, Lane, State, Take
-from .schema import COVERED, TakeState, machine_faults, open_for_writing, transaction
+from .schema import COVERED, IN_HAND, TakeState, machine_faults, open_for_writing, transaction
 
 LONGEST_WAIT_NS = 120 * 10**9
+COMPARE_AGAIN_NS = 60 * 10**9
 LEFT_OUT = "left out by the configuration"
 RENAME_WINDOW_NS = 30 * 10**9  # takes that died longer ago may be compacted at any moment
 
@@ -67,8 +68,7 @@ _ROW = """SELECT f.id, f.seq, d.path, f.name, f.kind, f.lane, f.inode, f.size, f
 
 # One that is further off than any is set was set by a clock that was put back since.
 _TO_COMPARE = """SELECT id FROM files WHERE compare_ns IS NOT NULL
-    AND (compare_ns <= ? OR compare_ns > ?) AND compared_as IS NULL AND state IN (2, 4, 5)
-    LIMIT ?"""
+    AND (compare_ns <= ? OR compare_ns > ?) AND state IN (2, 4, 5) LIMIT ?"""
 
 
 def _row(values: Any) -> Row:
@@ -181,7 +181,7 @@ class Ledger:
         self._connection.execute(
             "UPDATE files SET state = 1, kind = ?, lane = ?, seq = ?, inode = ?, size = ?,"
             " mtime_ns = ?, ctime_ns = ?, device = ?, attempts = 0, spared = 0, alone = 0,"
-            " unhurried = ?, compare_ns = NULL, compared_as = NULL, in_parts = 0,"
+            " unhurried = ?, compare_ns = NULL, in_parts = 0,"
             " moved_from = NULL, retry_ns = NULL, queued_ns = ?,"
             " started_ns = NULL, finished_ns = NULL, reason = NULL WHERE id = ?",
             (
@@ -259,32 +259,17 @@ class Ledger:
             self._bury(file, TakeState.PENDING)
             self._requeue(file)
 
-    def compare_due(self, now_ns: int, limit: int = 2_000) -> int:
-        """Queues the files that are due to be compared once more; gives how many.
+    def to_compare(self, by_ns: int, limit: int = 2_000) -> list[Row]:
+        """Finished files whose content is due, by then, to be compared once more.
 
-        They are read as they stand. Where nothing changed, nobody but the ledger will know.
+        They stay what they are, also in search, unless something else comes of it.
         """
-        due = self._all(_TO_COMPARE, (now_ns, now_ns + LONGEST_WAIT_NS, limit))
-        if due:
-            with machine_faults("results.db"), self._lock(), transaction(self._connection):
-                for (file,) in due:
-                    self._connection.execute(
-                        "UPDATE files SET compared_as = state, lane = max(lane, ?) WHERE id = ?",
-                        (int(Lane.BACKLOG), file),
-                    )
-                    self._requeue(file)
-        return len(due)
+        due = self._all(_TO_COMPARE, (by_ns, by_ns + LONGEST_WAIT_NS, limit))
+        return [row for (file,) in due if (row := self.row(file)) is not None]
 
     def is_comparison_due(self, by_ns: int) -> bool:
-        """Whether any file is to be compared once more by that time."""
+        """Whether any file is to be compared once more by that time, or is just now."""
         return bool(self._all(_TO_COMPARE, (by_ns, by_ns + LONGEST_WAIT_NS, 1)))
-
-    def comparisons(self) -> int:
-        """Of the queued files, those that are only compared once more."""
-        (count,) = self._one(
-            "SELECT count(*) FROM files WHERE compare_ns IS NOT NULL AND compared_as IS NOT NULL"
-        )
-        return int(count)
 
     def feed_again(self, files: Iterable[int]) -> None:
         """Puts files that are queued still at the end of their lanes."""
@@ -375,7 +360,7 @@ class Ledger:
         """
         with machine_faults("results.db"), self._lock(), transaction(self._connection):
             found = self._one(
-                "SELECT attempts, alone FROM files WHERE id = ? AND seq = ? AND state = 1",
+                f"SELECT attempts, alone FROM files WHERE id = ? AND seq = ? AND {IN_HAND}",
                 (file, seq),
             )
             if found is None:
@@ -384,7 +369,7 @@ class Ledger:
             state = State.QUARANTINED if alone and attempts >= limit else State.RETRY
             self._connection.execute(
                 "UPDATE files SET state = ?, attempts = ?, alone = 1, reason = ?, retry_ns = ?,"
-                " finished_ns = ?, compare_ns = NULL, compared_as = NULL WHERE id = ?",
+                " finished_ns = ?, compare_ns = NULL WHERE id = ?",
                 (int(state), attempts, reason, retry_ns, time.time_ns(), file),
             )
             if state is State.QUARANTINED:
@@ -402,6 +387,10 @@ class Ledger:
                 " WHERE id = ? AND seq = ?",
                 (file, seq),
             )
+            self._connection.execute(  # it was finished well before it was compared
+                "UPDATE files SET compare_ns = NULL WHERE id = ? AND seq = ? AND spared > 2",
+                (file, seq),
+            )
             (spared,) = self._one(
                 "SELECT spared FROM files WHERE id = ? AND seq = ?", (file, seq)
             ) or (0,)
@@ -410,16 +399,22 @@ class Ledger:
     def let_go(self, files: Iterable[int]) -> None:
         """Forgets the fingerprints of queued files that are not what was admitted.
 
-        They go back to settle; whatever they are then, it is admitted anew.
+        They go back to settle; whatever they are then, it is admitted anew. What was only to be
+        compared with what it was is to be so later.
         """
+        later = time.time_ns() + COMPARE_AGAIN_NS
         with machine_faults("results.db"), self._lock(), transaction(self._connection):
             for file in files:
                 self._connection.execute(
                     "UPDATE files SET ctime_ns = -1, in_parts = 0,"
-                    " compare_ns = NULL, compared_as = NULL WHERE id = ? AND state = 1",
+                    " compare_ns = NULL WHERE id = ? AND state = 1",
                     (file,),
                 )
                 self._bury(file, TakeState.PENDING)
+                self._connection.execute(
+                    "UPDATE files SET compare_ns = ? WHERE id = ? AND compare_ns IS NOT NULL",
+                    (later, file),
+                )
 
     # ---- gone --------------------------------------------------------------------------------
 
@@ -459,7 +454,7 @@ class Ledger:
     def _mark_gone(self, file: int, now: int, reason: str | None = None) -> bool:
         self._connection.execute(
             "UPDATE files SET state = 6, finished_ns = ?, in_parts = 0,"
-            " compare_ns = NULL, compared_as = NULL, retry_ns = NULL,"
+            " compare_ns = NULL, retry_ns = NULL,"
             " reason = ? WHERE id = ? AND state != 6",
             (now, reason, file),
         )

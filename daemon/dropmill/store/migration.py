@@ -41,7 +41,6 @@ INSERT INTO sqlite_sequence(name, seq) VALUES('files', max(
 
 _COMPARISONS = """
 ALTER TABLE files ADD COLUMN compare_ns INTEGER;
-ALTER TABLE files ADD COLUMN compared_as INTEGER;
 CREATE INDEX files_to_compare ON files(compare_ns) WHERE compare_ns IS NOT NULL;
 """
 

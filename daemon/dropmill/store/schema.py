@@ -60,8 +60,7 @@ CREATE TABLE files(
     width INTEGER,
     height INTEGER,
     keyworded INTEGER,                -- 1: one of its takes holds watch-list terms
-    compare_ns INTEGER,               -- when its content is to be compared once more
-    compared_as INTEGER               -- while it is: the state that it goes back to if it agrees
+    compare_ns INTEGER                -- finished, but its content is to be compared once more then
 );
 CREATE UNIQUE INDEX files_by_path ON files(folder, name);
 CREATE INDEX files_queued ON files(lane, seq) WHERE state = 1;
@@ -95,6 +94,9 @@ CREATE TABLE shards(number INTEGER PRIMARY KEY, identity BLOB NOT NULL);
 # The byte ranges of a text in parts that are there: (files.id, kept_to, kept_to) → (first, end).
 COVERED = """SELECT first, end FROM takes WHERE file = ?
     AND (state = 2 OR state = 1 AND (? IS NULL OR end <= ?)) ORDER BY first"""
+
+# What a worker may have in hand: what is queued, and what is compared once more.
+IN_HAND = "(state = 1 OR state IN (2, 4, 5) AND compare_ns IS NOT NULL)"
 
 
 class TakeState(enum.IntEnum):
