@@ -263,6 +263,21 @@ def test_compaction_spares_what_died_just_now_and_what_lives(
     assert [each for (each,) in state.ledger._all("SELECT id FROM takes")] == [new]
 
 
+def test_what_died_before_the_clock_was_put_back_is_compacted_all_the_same(
+    state: MadeState, inbox: bytes
+) -> None:
+    path = inbox + b"/a"
+    state.done(path)
+    os.unlink(path)
+    state.ledger.mark_gone([path])
+    state.ledger._connection.execute("UPDATE takes SET died_ns = died_ns + 86400000000000")
+    now = time.time_ns()
+    assert state.completion.dead_blocks(0, now + 1, text.BLOCK) == 0
+    state.ledger.bring_deaths_back(now)
+    assert state.completion.dead_blocks(0, now, text.BLOCK) == 0, "a search may see it still"
+    assert state.completion.dead_blocks(0, now + 1, text.BLOCK) == 1
+
+
 def test_a_file_that_is_an_image_by_now_leaves_no_text_in_search(
     state: MadeState, inbox: bytes
 ) -> None:

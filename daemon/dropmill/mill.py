@@ -80,6 +80,7 @@ class Mill:
         self.echoes: set[bytes] = set()
         self.scanned: dict[int, watch.ScanDone | None] = {}  # scans that a request waits for
         self._forgot = 0.0
+        self._clock_lead = time.time() - time.monotonic()  # of the wall's over the monotonic one
         self._admit_after = 0.0  # by the monotonic clock
         self._untold: deque[Event] = deque()  # what happened, not yet told to the ledger
 
@@ -90,6 +91,7 @@ class Mill:
         left_out = self.ledger.leave_out(self._rules.ours_in, self._rules.digest)
         if left_out:
             logger.info("%d files are left out by the configuration now: out of search", left_out)
+        self.ledger.bring_deaths_back(time.time_ns())
         self._pool.start()
         self.watch.start()
 
@@ -137,6 +139,10 @@ class Mill:
         with suppress(MachineFault):
             self.ledger.due_retries(time.time_ns())
             self._compare(time.time_ns())
+            lead = time.time() - now
+            if lead < self._clock_lead - 1:
+                self.ledger.bring_deaths_back(time.time_ns())
+            self._clock_lead = lead
             if now - self._forgot > 3600:
                 self._forgot = now
                 self.ledger.forget_gone(time.time_ns() - FORGET_GONE_NS)

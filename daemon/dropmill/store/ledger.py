@@ -483,6 +483,16 @@ class Ledger:
                     count += self._mark_gone(file, now)
         return count
 
+    def bring_deaths_back(self, now_ns: int) -> None:
+        """After the clock was put back: takes that died in what is the future now died just now.
+
+        Or compaction would spare them until the clock has caught up.
+        """
+        with machine_faults("results.db"), self._lock(), transaction(self._connection):
+            self._connection.execute(
+                "UPDATE takes SET died_ns = ? WHERE state >= 3 AND died_ns > ?", (now_ns, now_ns)
+            )
+
     def leave_out(
         self, ours_in: Callable[[bytes], Callable[[bytes, Kind], bool]], rules: bytes
     ) -> int:
