@@ -11,7 +11,8 @@ from typing import Any
 from dropmill.job import Job, Kind, Lane, Outcome, Take, Verdict
 from dropmill.source import fingerprint
 from dropmill.store.completion import Completion
-from dropmill.store.ledger import Admission, Ledger, Row
+from dropmill.store.ledger import Admission, Ledger
+from dropmill.store.table import Row
 
 
 class MadeState:

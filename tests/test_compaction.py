@@ -39,7 +39,7 @@ class Made:
         return paths
 
     def remove(self, paths: list[bytes]) -> None:
-        self.state.ledger.mark_gone(paths)
+        self.state.ledger.absence.mark_gone(paths)
 
 
 @pytest.fixture

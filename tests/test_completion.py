@@ -24,8 +24,9 @@ from dropmill.processors import text
 from dropmill.slots import Phase, Slots
 from dropmill.source import look
 from dropmill.store.completion import retry_time_ns
-from dropmill.store.ledger import Admission, Ledger, Row
+from dropmill.store.ledger import Admission, Ledger
 from dropmill.store.schema import TakeState
+from dropmill.store.table import Row
 from dropmill.worker import Message, Worker, WorkerSettings
 
 from .ledgers import MadeState, take
@@ -55,7 +56,7 @@ def write(path: bytes, content: bytes = b"one\ntwo\n") -> bytes:
 
 
 def live(state: MadeState, path: bytes, wanted: TakeState = LIVE) -> list[tuple[int, int]]:
-    found = state.ledger._all(
+    found = state.ledger.all(
         "SELECT first, end FROM takes WHERE file = ? AND state = ? ORDER BY first",
         (state.ledger.find(path), wanted),
     )
@@ -64,12 +65,12 @@ def live(state: MadeState, path: bytes, wanted: TakeState = LIVE) -> list[tuple[
 
 def column(state: MadeState, path: bytes, name: str) -> Any:
     file = state.ledger.find(path)
-    return state.ledger._one(f"SELECT {name} FROM files WHERE id = ?", (file,))[0]
+    return state.ledger.one(f"SELECT {name} FROM files WHERE id = ?", (file,))[0]
 
 
 def everything(state: MadeState) -> list[Any]:
-    files = state.ledger._all("SELECT * FROM files ORDER BY id")
-    return files + state.ledger._all("SELECT * FROM takes ORDER BY id")
+    files = state.ledger.all("SELECT * FROM files ORDER BY id")
+    return files + state.ledger.all("SELECT * FROM takes ORDER BY id")
 
 
 def finish(state: MadeState, job: Job, verdict: Verdict = Verdict.DONE, **found: Any) -> Verdict:
@@ -129,7 +130,7 @@ def test_a_fault_that_may_pass_is_tried_as_often_as_the_limit_says_and_no_oftene
     verdicts = []
     for _ in range(3):
         verdicts.append(state.complete(row, Verdict.RETRY, reason="may pass"))
-        state.ledger.due_retries(time.time_ns() + 10**12)
+        state.ledger.faults.due_retries(time.time_ns() + 10**12)
         for again in state.ledger.queued_rows([row.id]):
             row = again
     assert verdicts == [Verdict.RETRY, Verdict.RETRY, Verdict.QUARANTINED]
@@ -223,11 +224,11 @@ def test_a_text_that_came_back_after_its_takes_were_compacted_is_not_done_withou
 ) -> None:
     path = inbox + b"/a"
     state.done(path)
-    state.ledger.mark_gone([path])
+    state.ledger.absence.mark_gone([path])
     row = state.admit(path)
     known = tuple(state.ledger.takes(row.id))
     assert known
-    state.completion.forget_dead(0, time.time_ns() + 1)
+    state.completion.burial.forget_dead(0, time.time_ns() + 1)
     finish(state, job_of(row, known=known), Verdict.UNCHANGED, keep_to=8, encoding="utf-8")
     assert column(state, path, "state") != State.DONE or live(state, path) == [(0, 8)]
 
@@ -236,14 +237,14 @@ def test_what_compaction_took_for_dead_never_lives_again(state: MadeState, inbox
     """Its blocks are gone: a take that lives again after that would hide its file."""
     path = inbox + b"/a"
     state.done(path)
-    state.ledger.mark_gone([path])
+    state.ledger.absence.mark_gone([path])
     row = state.admit(path)
     known = tuple(state.ledger.takes(row.id))
     later = time.time_ns() + 1
-    gone = state.completion.removable([each.id for each in known], later)
+    gone = state.completion.burial.removable([each.id for each in known], later)
     finish(state, job_of(row, known=known), Verdict.UNCHANGED, keep_to=8, encoding="utf-8")
-    state.completion.forget_dead(0, later)
-    alive = state.ledger._all("SELECT id FROM takes WHERE state = 1")
+    state.completion.burial.forget_dead(0, later)
+    alive = state.ledger.all("SELECT id FROM takes WHERE state = 1")
     assert not gone & {each for (each,) in alive}
 
 
@@ -252,15 +253,15 @@ def test_compaction_spares_what_died_just_now_and_what_lives(
 ) -> None:
     path = inbox + b"/a"
     state.done(path)
-    (old,) = state.ledger._one("SELECT id FROM takes")
+    (old,) = state.ledger.one("SELECT id FROM takes")
     state.done(path, b"changed\n")
-    (new,) = state.ledger._one("SELECT id FROM takes WHERE state = 1")
+    (new,) = state.ledger.one("SELECT id FROM takes WHERE state = 1")
     before = time.time_ns() - 60 * 10**9
-    assert state.completion.removable([old, new, 12345], before) == {12345}
-    assert state.completion.removable([old, new], time.time_ns() + 1) == {old}
-    assert state.completion.dead_blocks(0, before, 1 << 18) == 0
-    state.completion.forget_dead(0, time.time_ns() + 1)
-    assert [each for (each,) in state.ledger._all("SELECT id FROM takes")] == [new]
+    assert state.completion.burial.removable([old, new, 12345], before) == {12345}
+    assert state.completion.burial.removable([old, new], time.time_ns() + 1) == {old}
+    assert state.completion.burial.dead_blocks(0, before, 1 << 18) == 0
+    state.completion.burial.forget_dead(0, time.time_ns() + 1)
+    assert [each for (each,) in state.ledger.all("SELECT id FROM takes")] == [new]
 
 
 def test_what_died_before_the_clock_was_put_back_is_compacted_all_the_same(
@@ -269,13 +270,13 @@ def test_what_died_before_the_clock_was_put_back_is_compacted_all_the_same(
     path = inbox + b"/a"
     state.done(path)
     os.unlink(path)
-    state.ledger.mark_gone([path])
-    state.ledger._connection.execute("UPDATE takes SET died_ns = died_ns + 86400000000000")
+    state.ledger.absence.mark_gone([path])
+    state.ledger.connection.execute("UPDATE takes SET died_ns = died_ns + 86400000000000")
     now = time.time_ns()
-    assert state.completion.dead_blocks(0, now + 1, text.BLOCK) == 0
-    state.ledger.bring_deaths_back(now)
-    assert state.completion.dead_blocks(0, now, text.BLOCK) == 0, "a search may see it still"
-    assert state.completion.dead_blocks(0, now + 1, text.BLOCK) == 1
+    assert state.completion.burial.dead_blocks(0, now + 1, text.BLOCK) == 0
+    state.ledger.absence.bring_deaths_back(now)
+    assert state.completion.burial.dead_blocks(0, now, text.BLOCK) == 0, "a search may see it still"
+    assert state.completion.burial.dead_blocks(0, now + 1, text.BLOCK) == 1
 
 
 def test_a_file_that_is_an_image_by_now_leaves_no_text_in_search(
@@ -297,7 +298,7 @@ def test_a_rename_keeps_the_row_its_results_and_its_number_of_versions(
     old, new = inbox + b"/old", inbox + b"/new"
     row = state.done(old)
     os.rename(old, new)
-    state.ledger.mark_gone([old])
+    state.ledger.absence.mark_gone([old])
     renamed = state.admit(new)
     assert renamed.moved_from == row.id
     job = job_of(renamed, moved_from=row.id, known=tuple(state.ledger.takes(row.id)))
@@ -314,7 +315,7 @@ def moved(state: MadeState, inbox: bytes) -> tuple[Job, Job]:
     row = state.done(old, content)
     mark = os.stat(old)
     os.unlink(old)
-    state.ledger.mark_gone([old])
+    state.ledger.absence.mark_gone([old])
     jobs = []
     for name in (b"/b", b"/c"):
         os.utime(write(inbox + name, content), ns=(mark.st_atime_ns, mark.st_mtime_ns))
@@ -356,7 +357,7 @@ def test_what_only_might_have_been_a_rename_revives_nothing_of_the_other(
     row = state.done(old, b"")
     mark = os.stat(old)
     os.unlink(old)
-    state.ledger.mark_gone([old])
+    state.ledger.absence.mark_gone([old])
     os.utime(write(new, b""), ns=(mark.st_atime_ns, mark.st_mtime_ns))
     other = state.admit(new)
     assert other.moved_from == row.id
@@ -375,7 +376,7 @@ def test_an_image_takes_over_only_the_copy_that_was_made_of_its_content(
     row = state.admit(old, Kind.IMAGE)
     assert state.complete(row, digest=b"first", output=b"/out/old") is Verdict.DONE
     os.rename(old, new)
-    state.ledger.mark_gone([old])
+    state.ledger.absence.mark_gone([old])
     renamed = state.admit(new, Kind.IMAGE)
     assert renamed.moved_from == row.id
     again = state.admit(write(old, b"another"), Kind.IMAGE)
@@ -455,7 +456,7 @@ def test_whoever_holds_the_lock_says_so_in_its_slot(
         worker.work(Message(1, (job,)))
         assert [each.verdict for each in reports.recv().reports] == [Verdict.DONE]
     os.unlink(inbox + b"/a")
-    state.ledger.mark_gone([inbox + b"/a"])
+    state.ledger.absence.mark_gone([inbox + b"/a"])
     assert worker._compaction.when_idle(lambda: False)
     assert worker._shard.count() == 1
     worker.close()
@@ -479,9 +480,9 @@ def test_a_fault_of_the_machine_while_a_worker_is_idle_does_not_end_it(
     worker.work(Message(1, (job_of(row, root=inbox, path=row.name),)))
     assert [each.verdict for each in reports.recv().reports] == [Verdict.DONE]
     os.unlink(inbox + b"/a")
-    state.ledger.mark_gone([inbox + b"/a"])
+    state.ledger.absence.mark_gone([inbox + b"/a"])
     worker._completion._connection.set_busy_timeout(0)
-    state.ledger._connection.execute("BEGIN IMMEDIATE")  # somebody holds results.db
+    state.ledger.connection.execute("BEGIN IMMEDIATE")  # somebody holds results.db
     messages = context.Queue()
     timer = threading.Timer(0.3, messages.put, [Message(2, ())])
     timer.start()
@@ -489,7 +490,7 @@ def test_a_fault_of_the_machine_while_a_worker_is_idle_does_not_end_it(
         worker.serve(messages)
     finally:
         timer.join()
-        state.ledger._connection.execute("ROLLBACK")
+        state.ledger.connection.execute("ROLLBACK")
         messages.close()
         messages.join_thread()
         worker.close()
@@ -556,7 +557,7 @@ def test_a_file_that_cannot_be_compared_now_is_what_it_was_and_compared_later(
 ) -> None:
     """Its root went away, or somebody is writing it."""
     row = read_at_once(state, inbox + b"/a")
-    state.ledger.let_go([row.id])
+    state.ledger.faults.let_go([row.id])
     assert (column(state, inbox + b"/a", "state"), live(state, inbox + b"/a")) == (2, [(0, 8)])
     assert state.ledger.to_compare(time.time_ns() + 50 * 10**9) == []
     assert len(state.ledger.to_compare(time.time_ns() + 61 * 10**9)) == 1
@@ -566,9 +567,9 @@ def test_a_file_that_kills_its_worker_when_it_is_compared_is_charged(
     state: MadeState, inbox: bytes
 ) -> None:
     row = read_at_once(state, inbox + b"/a")
-    assert state.ledger.charge(row.id, row.seq, "crash", 0, 2) is State.RETRY
+    assert state.ledger.faults.charge(row.id, row.seq, "crash", 0, 2) is State.RETRY
     assert not state.ledger.is_comparison_due(FAR_OFF)
-    assert state.ledger.due_retries(time.time_ns()) == 1
+    assert state.ledger.faults.due_retries(time.time_ns()) == 1
 
 
 def test_an_old_file_and_one_from_the_future_are_not_compared(
@@ -770,7 +771,7 @@ class Mill:
     def admit(self) -> None:
         paths = [self.path(name) for name in sorted(self.noticed)]
         self.noticed.clear()
-        self.ledger.mark_gone([path for path in paths if look(path) is None])
+        self.ledger.absence.mark_gone([path for path in paths if look(path) is None])
         admissions = []
         for path in paths:
             seen = look(path)
@@ -829,7 +830,7 @@ class Mill:
                 return
             case Verdict.BUSY | Verdict.CHANGED | Verdict.VANISHED:
                 self.feeder.drop(job.file)
-                self.ledger.let_go([job.file])
+                self.ledger.faults.let_go([job.file])
                 self.noticed.add(os.path.basename(job.path))
             case Verdict.RETRY | Verdict.QUARANTINED | Verdict.SKIPPED:
                 self.feeder.drop(job.file)
@@ -838,24 +839,24 @@ class Mill:
     # ---- what holds always -------------------------------------------------------------------
 
     def check(self) -> None:
-        for file, size in self.ledger._all("SELECT id, size FROM files WHERE state = 2"):
+        for file, size in self.ledger.all("SELECT id, size FROM files WHERE state = 2"):
             at = 0
             for first, end in self.takes(file, LIVE):
                 assert first == at, "live takes of a done text cover it, once"
                 at = end
             assert at == size, "live takes of a done text cover all of it"
             assert not self.takes(file, PENDING)
-        for (file,) in self.ledger._all("SELECT id FROM files WHERE state IN (4, 5, 6)"):
+        for (file,) in self.ledger.all("SELECT id FROM files WHERE state IN (4, 5, 6)"):
             left = self.takes(file, LIVE) + self.takes(file, PENDING)
             assert not left, "nothing is live of what is gone, skipped or quarantined"
-        orphans = self.ledger._all(
+        orphans = self.ledger.all(
             "SELECT * FROM takes WHERE state IN (1, 2) AND file NOT IN (SELECT id FROM files)"
         )
         assert not orphans, "nothing is live without a file"
-        assert not self.ledger._all("SELECT reason FROM files WHERE state IN (3, 4)")
+        assert not self.ledger.all("SELECT reason FROM files WHERE state IN (3, 4)")
 
     def takes(self, file: int, wanted: TakeState) -> list[tuple[int, int]]:
-        return self.ledger._all(
+        return self.ledger.all(
             "SELECT first, end FROM takes WHERE file = ? AND state = ? ORDER BY first, end",
             (file, wanted),
         )
@@ -893,7 +894,7 @@ class Mill:
         reader = ShardReader(self.state_folder, 0)
         for word in words:
             for hit in reader.find(f'"{word}"', ranked=False):
-                row = self.ledger._one(
+                row = self.ledger.one(
                     "SELECT name FROM files WHERE id ="
                     " (SELECT file FROM takes WHERE id = ? AND state = 1)",
                     (hit.block.take,),

@@ -237,9 +237,9 @@ def test_a_charged_file_goes_alone(fed: Fed) -> None:
     fed.admit(b"a")
     fed.fed()
     (job,) = fed.pool.jobs()
-    fed.ledger.charge(job.file, job.seq, "crash", 0, 2)
+    fed.ledger.faults.charge(job.file, job.seq, "crash", 0, 2)
     fed.feeder.landed(job)
-    fed.ledger.due_retries(1)
+    fed.ledger.faults.due_retries(1)
     assert fed.fed() == []
     assert [each.path for each in fed.pool.alone] == [b"a"]
     assert fed.fed() == []

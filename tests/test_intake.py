@@ -73,7 +73,7 @@ class Watched:
         file = self.state.ledger.find(path)
         if file is None:
             return None
-        return State(self.state.ledger._one("SELECT state FROM files WHERE id = ?", (file,))[0])
+        return State(self.state.ledger.one("SELECT state FROM files WHERE id = ?", (file,))[0])
 
     def lane_of(self, path: bytes) -> Lane:
         row = self.state.ledger.row(self.state.ledger.find(path) or 0)
@@ -279,7 +279,7 @@ def away(watched: Watched) -> bytes:
     """A file that was taken in from a mount below the root, which is not mounted now."""
     path = watched.root + b"/disk/d/a"
     watched.state.done(path)
-    watched.state.ledger._connection.execute("UPDATE files SET device = 4711")
+    watched.state.ledger.connection.execute("UPDATE files SET device = 4711")
     shutil.rmtree(watched.root + b"/disk/d")
     return path
 
@@ -300,7 +300,7 @@ def test_a_scan_forgets_nothing_of_a_mount_that_is_away(
     """Also one that it never saw mounted: the service was started without it."""
     top = watched.root + b"/disk/b"
     watched.state.done(top)
-    watched.state.ledger._connection.execute("UPDATE files SET device = 4711")
+    watched.state.ledger.connection.execute("UPDATE files SET device = 4711")
     os.unlink(top)
     watched.scan(watched.root + b"/disk")
     if not leaves_the_mount_point:
@@ -330,7 +330,7 @@ class locked:  # noqa: N801 - reads like a function where it is used
     """Somebody else holds results.db for longer than anyone waits."""
 
     def __init__(self, watched: Watched) -> None:
-        watched.state.ledger._connection.set_busy_timeout(0)
+        watched.state.ledger.connection.set_busy_timeout(0)
         path = os.fsdecode(os.path.join(watched.state.folder, FILE_NAME))
         self._connection = apsw.Connection(path)
 
@@ -388,13 +388,11 @@ def test_what_waits_is_counted_and_when_it_is_due_is_known(watched: Watched) -> 
 def test_a_large_text_waits_for_itself_to_be_finished(watched: Watched) -> None:
     path = watched.write(b"a", b"x" * 100, age=60)
     row = watched.state.admit(path)
-    watched.state.ledger._connection.execute(
-        "UPDATE files SET in_parts = 1 WHERE id = ?", (row.id,)
-    )
+    watched.state.ledger.connection.execute("UPDATE files SET in_parts = 1 WHERE id = ?", (row.id,))
     with open(path, "ab") as file:
         file.write(b"more")
     watched.notice(path, moved=True)
     watched.intake.admit()
     assert watched.intake.waiting() == 1
-    watched.state.ledger._connection.execute("UPDATE files SET in_parts = 0, state = 2")
+    watched.state.ledger.connection.execute("UPDATE files SET in_parts = 0, state = 2")
     watched.becomes(path, State.QUEUED)

@@ -14,7 +14,8 @@ from dropmill.errors import DropmillError, MachineFault
 from dropmill.job import Fingerprint, Job, Kind, Lane, Outcome, State, Verdict
 from dropmill.source import fingerprint
 from dropmill.store import schema
-from dropmill.store.ledger import Admission, FolderReader, Ledger
+from dropmill.store.folders import FolderReader
+from dropmill.store.ledger import Admission, Ledger
 from dropmill.store.schema import TakeState, open_for_reading, open_for_writing
 
 from .ledgers import MadeState, take
@@ -52,7 +53,7 @@ def admission(path: bytes, lane: Lane = Lane.FRESH, unhurried: bool = True) -> A
 def takes_of(state: MadeState, path: bytes, *states: TakeState) -> list[tuple[int, int]]:
     file = state.ledger.find(path)
     wanted = ", ".join(str(int(each)) for each in states or (TakeState.LIVE,))
-    found = state.ledger._all(
+    found = state.ledger.all(
         f"SELECT first, end FROM takes WHERE file = ? AND state IN ({wanted}) ORDER BY first",
         (file,),
     )
@@ -60,9 +61,7 @@ def takes_of(state: MadeState, path: bytes, *states: TakeState) -> list[tuple[in
 
 
 def column(state: MadeState, path: bytes, name: str) -> object:
-    return state.ledger._one(f"SELECT {name} FROM files WHERE id = ?", (state.ledger.find(path),))[
-        0
-    ]
+    return state.ledger.one(f"SELECT {name} FROM files WHERE id = ?", (state.ledger.find(path),))[0]
 
 
 # ---- admit -------------------------------------------------------------------------------------
@@ -141,7 +140,7 @@ class no_room:  # noqa: N801 - reads like a function where it is used
     """The database cannot grow, as on a full disk."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._connection = ledger._connection
+        self._connection = ledger.connection
 
     def __enter__(self) -> None:
         (pages,) = self._connection.execute("PRAGMA page_count").fetchone() or (0,)
@@ -188,7 +187,7 @@ def test_a_large_text_in_progress_that_was_let_go_is_admitted_although_it_grew(
     begin_large(state, path)
     file = state.ledger.find(path)
     assert file is not None
-    state.ledger.let_go([file])
+    state.ledger.faults.let_go([file])
     with open(path, "ab") as grown:
         grown.write(b"more")
     assert state.ledger.admit([admission(path)]) == []
@@ -214,14 +213,14 @@ def charge(state: MadeState, path: bytes) -> State | None:
     assert file is not None
     row = state.ledger.row(file)
     assert row is not None
-    return state.ledger.charge(file, row.seq, "its worker died", time.time_ns() - 1, 2)
+    return state.ledger.faults.charge(file, row.seq, "its worker died", time.time_ns() - 1, 2)
 
 
 def test_only_an_attempt_that_ran_alone_may_quarantine(state: MadeState, inbox: bytes) -> None:
     path = write(inbox + b"/a")
     state.admit(path)
     assert charge(state, path) is State.RETRY
-    assert state.ledger.due_retries(time.time_ns()) == 1
+    assert state.ledger.faults.due_retries(time.time_ns()) == 1
     file = state.ledger.find(path)
     assert file is not None
     (row,) = state.ledger.queued_rows([file])
@@ -237,7 +236,7 @@ def test_nothing_of_a_file_that_killed_its_workers_stays_in_search(
     state.done(path)
     state.admit(write(path, b"poison"))
     charge(state, path)
-    state.ledger.due_retries(time.time_ns())
+    state.ledger.faults.due_retries(time.time_ns())
     assert charge(state, path) is State.QUARANTINED
     assert not takes_of(state, path, TakeState.LIVE, TakeState.PENDING)
 
@@ -248,7 +247,7 @@ def test_a_large_text_that_killed_its_workers_half_way_is_not_half_in_search(
     path = inbox + b"/a"
     begin_large(state, path)
     charge(state, path)
-    state.ledger.due_retries(time.time_ns())
+    state.ledger.faults.due_retries(time.time_ns())
     assert charge(state, path) is State.QUARANTINED
     assert not takes_of(state, path, TakeState.LIVE, TakeState.PENDING)
 
@@ -258,7 +257,7 @@ def test_a_charge_against_what_is_no_longer_queued_changes_nothing(
 ) -> None:
     path = inbox + b"/a"
     state.done(path)
-    state.ledger._connection.execute("UPDATE files SET compare_ns = NULL")
+    state.ledger.connection.execute("UPDATE files SET compare_ns = NULL")
     assert charge(state, path) is None
     assert (column(state, path, "state"), column(state, path, "attempts")) == (State.DONE, 0)
 
@@ -271,8 +270,8 @@ def test_what_a_file_holds_by_now_is_not_charged_for_what_it_held(
     poison = state.admit(write(path, b"poison"))
     state.admit(write(path, b"mended meanwhile"))
     retry_ns = time.time_ns()
-    assert state.ledger.charge(poison.id, poison.seq, "its worker died", retry_ns, 2) is None
-    assert [state.ledger.spare(poison.id, poison.seq) for _ in range(3)] == [0, 0, 0]
+    assert state.ledger.faults.charge(poison.id, poison.seq, "its worker died", retry_ns, 2) is None
+    assert [state.ledger.faults.spare(poison.id, poison.seq) for _ in range(3)] == [0, 0, 0]
     (row,) = state.ledger.queued_rows([poison.id])
     assert (row.attempts, row.alone) == (0, False)
     assert column(state, path, "spared") == 0
@@ -280,7 +279,7 @@ def test_what_a_file_holds_by_now_is_not_charged_for_what_it_held(
 
 def test_a_file_that_was_spared_twice_runs_alone(state: MadeState, inbox: bytes) -> None:
     row = state.admit(write(inbox + b"/a"))
-    assert [state.ledger.spare(row.id, row.seq) for _ in range(3)] == [1, 2, 3]
+    assert [state.ledger.faults.spare(row.id, row.seq) for _ in range(3)] == [1, 2, 3]
     (row,) = state.ledger.queued_rows([row.id])
     assert (row.alone, row.attempts) == (True, 0)
 
@@ -289,12 +288,12 @@ def test_a_retry_waits_for_its_time(state: MadeState, inbox: bytes) -> None:
     row = state.admit(write(inbox + b"/a"))
     now = time.time_ns()
     assert state.complete(row, Verdict.RETRY, reason="it may pass") is Verdict.RETRY
-    soonest = state.ledger.next_retry_ns()
+    soonest = state.ledger.faults.next_retry_ns()
     assert soonest is not None
     assert 0.7e9 < soonest - now < 3e9
-    assert state.ledger.due_retries(soonest - 1) == 0
+    assert state.ledger.faults.due_retries(soonest - 1) == 0
     assert not state.ledger.has_queued()
-    assert state.ledger.due_retries(soonest) == 1
+    assert state.ledger.faults.due_retries(soonest) == 1
     assert state.ledger.has_queued()
 
 
@@ -303,7 +302,7 @@ def test_retry_puts_back_quarantined_files_and_no_others(state: MadeState, inbox
     state.failed(inbox + b"/skipped", "binary", Verdict.SKIPPED)
     state.done(inbox + b"/good")
     files = [state.ledger.find(inbox + name) for name in (b"/bad", b"/skipped", b"/good")]
-    assert state.ledger.retry([file for file in files if file is not None]) == 1
+    assert state.ledger.faults.retry([file for file in files if file is not None]) == 1
     assert column(state, inbox + b"/bad", "state") == State.QUEUED
     assert column(state, inbox + b"/bad", "attempts") == 0
     assert column(state, inbox + b"/skipped", "state") == State.SKIPPED
@@ -319,7 +318,7 @@ def test_what_lies_in_no_watched_folder_any_more_is_not_in_search(
         state.done(path)
     state.admit(write(queued, b"changed"))
     roots = [inbox + b"/other"]
-    assert state.ledger.mark_unwatched(lambda path: path if path in roots else None) == 2
+    assert state.ledger.absence.mark_unwatched(lambda path: path if path in roots else None) == 2
     assert [column(state, path, "state") for path in (done, queued)] == [State.GONE] * 2
     assert not takes_of(state, done) + takes_of(state, queued)
     assert takes_of(state, watched)
@@ -335,7 +334,7 @@ def test_what_new_rules_leave_out_is_not_in_search_and_the_reason_is_kept(
     def no_logs(folder: bytes) -> Callable[[bytes, Kind], bool]:
         return lambda name, kind: folder == inbox and not name.endswith(b".log")
 
-    assert state.ledger.leave_out(no_logs, b"rules") == 1
+    assert state.ledger.absence.leave_out(no_logs, b"rules") == 1
     assert column(state, out, "state") == State.GONE
     assert column(state, out, "reason") == "left out by the configuration"
     assert (takes_of(state, out), takes_of(state, stays)) == ([], [(0, 8)])
@@ -352,7 +351,7 @@ def test_nobody_is_asked_again_while_the_rules_stay_the_same(
         return lambda name, kind: True
 
     for rules, wanted in ((b"one", 1), (b"one", 1), (b"two", 2), (b"one", 3)):
-        assert state.ledger.leave_out(all_is_ours, rules) == 0
+        assert state.ledger.absence.leave_out(all_is_ours, rules) == 0
         assert len(asked) == wanted
 
 
@@ -365,10 +364,10 @@ def test_a_file_that_went_away_leaves_search_at_once_and_stays_known(
     path = inbox + b"/a"
     state.done(path)
     os.unlink(path)
-    assert state.ledger.mark_gone([path, inbox + b"/never"]) == [path]
+    assert state.ledger.absence.mark_gone([path, inbox + b"/never"]) == [path]
     assert not takes_of(state, path)
     assert column(state, path, "state") == State.GONE
-    assert state.ledger.mark_gone([path]) == []
+    assert state.ledger.absence.mark_gone([path]) == []
 
 
 def test_a_large_text_that_goes_away_half_way_leaves_nothing_live(
@@ -377,7 +376,7 @@ def test_a_large_text_that_goes_away_half_way_leaves_nothing_live(
     path = inbox + b"/a"
     begin_large(state, path)
     os.unlink(path)
-    state.ledger.mark_gone([path])
+    state.ledger.absence.mark_gone([path])
     assert not takes_of(state, path, TakeState.LIVE, TakeState.PENDING)
     assert column(state, path, "in_parts") == 0
 
@@ -386,10 +385,10 @@ def test_a_row_of_a_file_long_gone_is_dropped_and_no_other(state: MadeState, inb
     state.done(inbox + b"/here")
     state.done(inbox + b"/gone")
     os.unlink(inbox + b"/gone")
-    state.ledger.mark_gone([inbox + b"/gone"])
-    state.ledger.forget_gone(time.time_ns() - 10**9)
+    state.ledger.absence.mark_gone([inbox + b"/gone"])
+    state.ledger.absence.forget_gone(time.time_ns() - 10**9)
     assert state.ledger.find(inbox + b"/gone") is not None
-    state.ledger.forget_gone(time.time_ns() + 10**9)
+    state.ledger.absence.forget_gone(time.time_ns() + 10**9)
     assert state.ledger.find(inbox + b"/gone") is None
     assert state.ledger.find(inbox + b"/here") is not None
 
@@ -398,8 +397,8 @@ def test_a_new_file_gets_nothing_of_one_that_was_forgotten(state: MadeState, inb
     """Also where SQLite gives it the same row number."""
     state.done(inbox + b"/old", b"old words\n")
     os.unlink(inbox + b"/old")
-    state.ledger.mark_gone([inbox + b"/old"])
-    state.ledger.forget_gone(time.time_ns() + 10**9)
+    state.ledger.absence.mark_gone([inbox + b"/old"])
+    state.ledger.absence.forget_gone(time.time_ns() + 10**9)
     state.done(inbox + b"/new", b"new\n")
     assert takes_of(state, inbox + b"/new") == [(0, 4)]
 
@@ -409,14 +408,14 @@ def test_the_number_of_a_file_is_never_used_again(state: MadeState, inbox: bytes
     state.done(inbox + b"/old", b"old words\n")
     number = state.ledger.find(inbox + b"/old")
     os.unlink(inbox + b"/old")
-    state.ledger.mark_gone([inbox + b"/old"])
-    state.ledger.forget_gone(time.time_ns() + 10**9)
+    state.ledger.absence.mark_gone([inbox + b"/old"])
+    state.ledger.absence.forget_gone(time.time_ns() + 10**9)
     state.close()
     again = MadeState(state.folder)
     row = again.done(inbox + b"/new", b"new\n")
     assert number is not None
     assert row.id > number
-    held = again.ledger._all("SELECT count(*) FROM takes WHERE file = ?", (row.id,))
+    held = again.ledger.all("SELECT count(*) FROM takes WHERE file = ?", (row.id,))
     assert held == [(1,)]
     again.close()
 
@@ -424,7 +423,7 @@ def test_the_number_of_a_file_is_never_used_again(state: MadeState, inbox: bytes
 def test_what_came_back_in_time_needs_no_new_reading(state: MadeState, inbox: bytes) -> None:
     path = inbox + b"/a"
     state.done(path)
-    state.ledger.mark_gone([path])
+    state.ledger.absence.mark_gone([path])
     row = state.admit(path)
     assert [(each.first, each.end) for each in state.ledger.takes(row.id)] == [(0, 8)]
 
@@ -482,7 +481,7 @@ def test_a_large_text_whose_shard_is_lost_half_way_is_covered_once_in_the_end(
     row = state.admit(write(path, b"y" * SIZE))  # the old content stays until the new is there
     state.complete(row, takes=(take(b"y" * 40),), encoding="utf-8")
     assert takes_of(state, path, TakeState.PENDING) == [(0, 40)]
-    state.ledger._connection.execute("UPDATE takes SET shard = 1 WHERE state = 1")
+    state.ledger.connection.execute("UPDATE takes SET shard = 1 WHERE state = 1")
     state.ledger.adopt_shards({0: b"zero", 1: b"one"})
     assert state.ledger.adopt_shards({0: b"zero", 1: b"lost"}) == 1
     assert not takes_of(state, path, TakeState.PENDING)

@@ -40,7 +40,7 @@ def one_of_each(made: MadeState, inbox: bytes) -> None:
     made.failed(inbox + b"/bad.jpg", "truncated")
     made.failed(inbox + b"/binary", "binary content", Verdict.SKIPPED)
     made.done(inbox + b"/gone.txt")
-    made.ledger.mark_gone([inbox + b"/gone.txt"])
+    made.ledger.absence.mark_gone([inbox + b"/gone.txt"])
     with open(inbox + b"/queued.txt", "wb"):
         made.admit(inbox + b"/queued.txt")
 

@@ -417,7 +417,7 @@ def test_what_a_rewrite_took_away_is_not_found(mill: Mill, either_way: str) -> N
 
 def test_a_file_that_is_gone_is_not_found(mill: Mill, either_way: str) -> None:
     path = mill.put("a.txt", "needle\n")
-    mill.ledger.mark_gone([path])
+    mill.ledger.absence.mark_gone([path])
     assert mill.names("needle") == []
 
 

@@ -58,7 +58,7 @@ class Compaction:
     def _passes(self, waiting: Callable[[], bool]) -> bool:
         before = time.time_ns() - SEEN_BY_SEARCHES_NS
         for number in self._numbers():
-            if self._completion.dead_blocks(number, before, BLOCK) and not self._pass(
+            if self._completion.burial.dead_blocks(number, before, BLOCK) and not self._pass(
                 number, before, waiting
             ):
                 return False
@@ -81,13 +81,13 @@ class Compaction:
 
         def removable(takes: Iterable[int]) -> set[int]:
             with self._holding_the_lock():
-                return self._completion.removable(takes, before)
+                return self._completion.burial.removable(takes, before)
 
         try:
             done = compact(shard, removable, waiting)
             if done:
                 with self._holding_the_lock():
-                    self._completion.forget_dead(number, before)
+                    self._completion.burial.forget_dead(number, before)
             return done
         finally:
             if not own:
@@ -101,7 +101,7 @@ class Compaction:
             return
         before = time.time_ns() - SEEN_BY_SEARCHES_NS
         is_done = True
-        dead = self._completion.dead_blocks(self._shard.number, before, BLOCK)
+        dead = self._completion.burial.dead_blocks(self._shard.number, before, BLOCK)
         if dead > DEAD_SHARE * self._shard.count():
             with contextlib.suppress(MachineFault):  # whatever is worked on next tells of it
                 is_done = self._slice(before)
@@ -117,9 +117,9 @@ class Compaction:
     def _delete_some(self, before: int) -> bool:
         """Deletes the blocks of some dead takes; False when there are none left."""
         with self._holding_the_lock():
-            takes = self._completion.bury(self._shard.number, before, _TAKES)
+            takes = self._completion.burial.bury(self._shard.number, before, _TAKES)
         if takes:
             self._shard.delete(takes)
             with self._holding_the_lock():
-                self._completion.forget(takes)
+                self._completion.burial.forget(takes)
         return bool(takes)

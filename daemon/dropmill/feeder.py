@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable
 from .job import Job, Kind, Lane
 from .pool import Pool
 from .processors.text import RANGE
-from .store.ledger import Ledger, Row
+from .store.ledger import Ledger
+from .store.table import Row
 
 MOST_FILES = 256
 MOST_BYTES = 4 * 1024 * 1024

@@ -20,7 +20,8 @@ from .processors.text import RANGE
 from .rules import Rules
 from .settle import Gone, Look, Ready, Settle
 from .source import NotRegular, fingerprint, has_writer, is_absent, look, opened
-from .store.ledger import Admission, FolderReader, Known, Ledger
+from .store.folders import FolderReader, Known
+from .store.ledger import Admission, Ledger
 from .store.schema import open_for_reading
 from .watch.scan import Listing
 
@@ -225,7 +226,7 @@ class Intake:
             else:
                 self._take_ready(found)
         if self._absent:
-            self._ledger.mark_gone([path for path in self._absent if self.is_gone(path)])
+            self._ledger.absence.mark_gone([path for path in self._absent if self.is_gone(path)])
             self._absent = []
         if self._ready:
             must_wait = self._ledger.admit(self._ready)
@@ -245,7 +246,7 @@ class Intake:
             root is not None
             and self._rules.is_present(root)
             and is_absent(root, path[len(root) + 1 :])
-            and not (self._ledger.was_on_a_mount(path) and _is_on_the_root(root, path))
+            and not (self._ledger.absence.was_on_a_mount(path) and _is_on_the_root(root, path))
         )
 
     def _take_finding(self, finding: _Finding) -> None:

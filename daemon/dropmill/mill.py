@@ -85,13 +85,13 @@ class Mill:
         self._untold: deque[Event] = deque()  # what happened, not yet told to the ledger
 
     def start(self) -> None:
-        dropped = self.ledger.mark_unwatched(self._rules.of)
+        dropped = self.ledger.absence.mark_unwatched(self._rules.of)
         if dropped:
             logger.info("%d files are in no watched folder any more: out of search", dropped)
-        left_out = self.ledger.leave_out(self._rules.ours_in, self._rules.digest)
+        left_out = self.ledger.absence.leave_out(self._rules.ours_in, self._rules.digest)
         if left_out:
             logger.info("%d files are left out by the configuration now: out of search", left_out)
-        self.ledger.bring_deaths_back(time.time_ns())
+        self.ledger.absence.bring_deaths_back(time.time_ns())
         self._pool.start()
         self.watch.start()
 
@@ -137,15 +137,15 @@ class Mill:
         self.pauses.tick(now)
         self.tally.tick(now)
         with suppress(MachineFault):
-            self.ledger.due_retries(time.time_ns())
+            self.ledger.faults.due_retries(time.time_ns())
             self._compare(time.time_ns())
             lead = time.time() - now
             if lead < self._clock_lead - 1:
-                self.ledger.bring_deaths_back(time.time_ns())
+                self.ledger.absence.bring_deaths_back(time.time_ns())
             self._clock_lead = lead
             if now - self._forgot > 3600:
                 self._forgot = now
-                self.ledger.forget_gone(time.time_ns() - FORGET_GONE_NS)
+                self.ledger.absence.forget_gone(time.time_ns() - FORGET_GONE_NS)
 
     def _leave_out_what_hangs(self) -> None:
         """Workers that wait for a root that does not answer would be missed everywhere else."""
@@ -260,7 +260,7 @@ class Mill:
                 self._feeder.go_on(job, report.trusted)
                 return
             case Verdict.BUSY | Verdict.CHANGED:
-                self.ledger.let_go([job.file])
+                self.ledger.faults.let_go([job.file])
                 self._feeder.drop(job.file)
                 self.intake.look_again(path)
             case Verdict.VANISHED:
@@ -277,7 +277,7 @@ class Mill:
         if self.intake.is_gone(path):
             self.intake.gone(path)
         else:
-            self.ledger.let_go([job.file])
+            self.ledger.faults.let_go([job.file])
             self.intake.look_again(path)
 
     def _forget_staged(self, jobs: Iterable[Job]) -> None:
@@ -290,11 +290,11 @@ class Mill:
         self._feeder.drop(job.file)
         self._forget_staged([job])
         if not charged:
-            spared = self.ledger.spare(job.file, job.seq)
+            spared = self.ledger.faults.spare(job.file, job.seq)
             charged = spared > SPARED
             reason = f"{spared} workers were killed with it in hand"
         if charged:
-            state = self.ledger.charge(
+            state = self.ledger.faults.charge(
                 job.file, job.seq, reason, retry_time_ns(1, time.time_ns()), FATAL_ATTEMPTS
             )
             if state is State.QUARANTINED:
@@ -317,7 +317,7 @@ class Mill:
             and self._pool.idle()
             and not self._untold
             and not self.ledger.has_queued(held=False)
-            and self.ledger.next_retry_ns() is None
+            and self.ledger.faults.next_retry_ns() is None
             and not self.ledger.is_comparison_due(time.time_ns() + 2 * COMPARE_RACY_NS)
         )
 

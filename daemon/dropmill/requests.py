@@ -109,10 +109,12 @@ class Requests:
         paths = request.arguments.get("paths")
         ledger = self._mill.ledger
         if paths is None:
-            _grant(request, {"count": ledger.retry(ledger.quarantined())})
+            _grant(request, {"count": ledger.faults.retry(ledger.faults.quarantined())})
             return
         files = [ledger.find(os.fsencode(path)) for path in paths]
-        _grant(request, {"count": ledger.retry([file for file in files if file is not None])})
+        _grant(
+            request, {"count": ledger.faults.retry([file for file in files if file is not None])}
+        )
 
     # ---- later -------------------------------------------------------------------------------
 

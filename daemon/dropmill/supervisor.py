@@ -371,7 +371,7 @@ def _note_interrupted(state_folder: bytes, ledger: Ledger) -> None:
 
 def _spare_or_charge(ledger: Ledger, file: int, seq: int) -> None:
     """Nobody is blamed for a service that died, unless it died of the same file every time."""
-    spared = ledger.spare(file, seq)
+    spared = ledger.faults.spare(file, seq)
     if spared > SPARED:
         reason = f"the service was killed {spared} times with it in hand"
-        ledger.charge(file, seq, reason, retry_time_ns(1, time.time_ns()), FATAL_ATTEMPTS)
+        ledger.faults.charge(file, seq, reason, retry_time_ns(1, time.time_ns()), FATAL_ATTEMPTS)

@@ -116,7 +116,7 @@ def _put_back_alone(state_folder: bytes, found: list[Result]) -> int:
 
     ledger = Ledger(state_folder)
     try:
-        return ledger.retry(result.id for result in found)
+        return ledger.faults.retry(result.id for result in found)
     except MachineFault as fault:
         raise DropmillError(str(fault)) from None
     finally:
