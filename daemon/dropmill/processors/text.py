@@ -182,7 +182,9 @@ class _Text:
         if end - first <= BLOCK:
             return end
         content = self.read(first, first + BLOCK)
-        most = min(BLOCK, end - OVERLAP - first) if end == self.size else BLOCK
+        most = BLOCK
+        if end == self.size:
+            most = min(BLOCK, max(BLOCK // 2, end - OVERLAP - first))
         line_feed = line_break(self.encoding)
         found = cuts.after_last_line(content[:most], line_feed)
         found = found or cuts.after_last_line(content, line_feed)

@@ -4,7 +4,7 @@
 coefficients that the source has: 72 dB against the lossless `jpegtran -grayscale`. Less, down to
 56 dB, where much of a coarsely coded picture is sharp edges between black and white: there coding
 overshoots, and decoding cuts that off at 0 and 255. (Decoding such a picture at half its contrast,
-by smaller steps in its table, mends that, and costs flat areas as much: 59 dB for photographs.)
+by smaller steps in its table, mends that, and costs flat areas as much: 59 dB for a photograph.)
 What goes with the picture (EXIF, XMP, IPTC, comments) is copied as bytes, so that even broken EXIF
 survives.
 """
