@@ -519,7 +519,7 @@ def test_explain_wants_a_missing_copy_made_again_only_of_a_source_that_is_there(
             row = made.admit(path, Kind.IMAGE)
             made.complete(row, reason=outcome, digest=b"d" * 16, output=path + b".missing")
         (place.inbox / "gone.jpg").unlink()
-        made.ledger.mark_gone([place.path("gone.jpg")])
+        made.ledger.absence.mark_gone([place.path("gone.jpg")])
     assert f"made again: touch {place.inbox}/done.jpg" in place.run("explain", "inbox/done.jpg")[1]
     assert "touch" not in place.run("explain", "inbox/gone.jpg")[1]
 

@@ -236,7 +236,7 @@ class Feeder:
             return
         jobs = [
             _plain_job(row, root)._replace(
-                first=first, end=end, exact=exact, ranged=True, trusted=max(0, row.part or 0)
+                first=first, end=end, exact=exact, ranged=True, trusted=row.kept_to or 0
             )
             for first, end, exact in missing
         ]
