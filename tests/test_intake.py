@@ -66,7 +66,7 @@ class Watched:
                 if entry.is_file(follow_symlinks=False)
             ]
         device = os.stat(self.root).st_dev
-        listing = Listing(self.root, folder, files, None, complete, None, None, True, device)
+        listing = Listing(self.root, folder, files, None, complete, None, None, False, device)
         return self.intake.compare(listing)
 
     def state_of(self, path: bytes) -> State | None:

@@ -1079,6 +1079,7 @@ def scenario_mount_below() -> None:
         lab.until(lambda: lab.of(FolderNoticed), "the folder")
         lab.watch.scan(root)
         lab.until(lab.is_idle, "the scans")
+        assert not any(listing.stranger for listing in lab.listings), "nobody else was known there"
         lab.clear()
         umount(disk)
         lab.until(lambda: lab.of(Suspicion, RootReturned), "the suspicion")
@@ -1109,8 +1110,8 @@ def scenario_mount_below() -> None:
         lab.sees(disk + b"/known")
         lab.until(lambda: lab.is_idle() and lab.generation() > before, "its watches")
         inside = [listing for listing in lab.listings if listing.folder == disk]
-        assert not inside[0].complete
-        assert inside[-1].complete
+        assert (inside[0].complete, inside[0].stranger) == (False, True)
+        assert (inside[-1].complete, inside[-1].stranger) == (True, False)
         late = write(disk + b"/late")
         lab.until(lambda: late in lab.noticed(), "a file on the disk")
         lab.watch.stop()

@@ -153,10 +153,10 @@ class Intake:
         settle = self._rules[listing.root].settle
         for name, status in listing.files:
             bare = fingerprint(status)
-            seen = _mark(bare, device) if listing.trusted else bare
+            seen = bare if listing.stranger else _mark(bare, device)
             row = known.pop(name, None)
             if row is not None:
-                any_known |= listing.trusted or row.fingerprint.device != bare.device
+                any_known |= not listing.stranger or row.fingerprint.device != bare.device
                 if row.fingerprint == seen:
                     continue
             kind = self._rules.kind(name)

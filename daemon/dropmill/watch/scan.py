@@ -52,12 +52,12 @@ class Listing(NamedTuple):
     complete: bool  # False: what is not listed may exist nevertheless
     after: bytes | None  # the portion holds all names > `after`,
     upto: bytes | None  # and <= `upto`; None: no such bound
-    trusted: bool  # False: whoever stands here is not who was known
+    stranger: bool  # who stands here is not who was known
     device: int  # of the root
 
 
-# Gives whether any of the listed files was known before; where the listing is not trusted: before
-# whoever stands there came. Called in the root's thread; it may raise.
+# Gives whether any of the listed files was known before; where a stranger stands: before that
+# came. Called in the root's thread; it may raise.
 Compare = Callable[[Listing], bool]
 
 
@@ -69,10 +69,11 @@ def below(folder: bytes, name: bytes) -> bytes:
 class _Tree:
     """The root or a mount point below it, while it is walked."""
 
-    def __init__(self, relative: bytes, identity: Identity, trusted: bool) -> None:
+    def __init__(self, relative: bytes, identity: Identity, known: Identity | None) -> None:
         self.relative = relative
         self.identity = identity
-        self.trusted = trusted
+        self.trusted = identity == known
+        self.is_stranger = known is not None and not self.trusted
         self.holds_known = False
 
 
@@ -205,7 +206,7 @@ class Walk:
 
     def _plant(self, relative: bytes, status: os.stat_result, known: Identity | None) -> _Tree:
         identity = (status.st_dev, status.st_ino)
-        tree = _Tree(relative, identity, trusted=identity == known)
+        tree = _Tree(relative, identity, known)
         self._trees.append(tree)
         return tree
 
@@ -259,7 +260,7 @@ class Walk:
                     complete and level.tree.trusted,
                     after,
                     upto,
-                    level.tree.trusted,
+                    level.tree.is_stranger,
                     self._device,
                 ),
             )
