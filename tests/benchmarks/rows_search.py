@@ -1,0 +1,76 @@
+"""`dropmill search`, the whole process, against `rg -w -i` over the same files, warm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dropmill import search as engine
+
+from ..dropmill_process import COMMAND, environment
+from .bench import Bench, files_below, total_size
+from .frame import Line, Row, at_least, at_most, medians
+from .service import Service
+
+TURNS = 7  # of each; a single start varies more than long work does
+COMMON = "the"
+PREFIX = "inter"
+
+
+def search(bench: Bench) -> Iterator[Line]:
+    bench.need("rg")
+    tree = bench.text if not bench.quick else bench.inputs.sample(bench.text, 12_000_000)
+    with bench.fresh() as folder:
+        service = Service(folder, [tree])
+        service.once()
+        rare = rare_word(service, tree)
+        megabytes = total_size(tree) / 1e6
+        for what, ours, pattern, limit in (
+            (f"a rare word ({rare})", rare, rare, 100.0),
+            (f"a common word ({COMMON})", COMMON, COMMON, 250.0),
+            (f"a prefix ({PREFIX}*)", f"{PREFIX}*", rf"{PREFIX}\w*", 250.0),
+        ):
+            yield _compared(bench, service, tree, f"search {megabytes:,.0f} MB: {what}",
+                            ours, pattern, limit)  # fmt: skip
+
+
+def _compared(
+    bench: Bench, service: Service, tree: Path, work: str, term: str, pattern: str, limit: float
+) -> Line:
+    def ours() -> float:
+        return 1000 * bench.seconds([*COMMAND, "search", term], service.folder, environment())
+
+    def rg() -> float:
+        return 1000 * bench.seconds(["rg", "-w", "-i", "-uu", pattern, str(tree)])
+
+    bench.run(["rg", "-w", "-i", "-uu", pattern, str(tree)])  # warms the page cache
+    figures = bench.take_turns({"dropmill": ours, "rg": rg}, turns=bench.size(TURNS, 2))
+    found = medians(figures)
+    return Line(
+        work,
+        found["dropmill"],
+        "ms",
+        found["rg"],
+        "rg -w -i",
+        found["rg"] / found["dropmill"],
+        (at_most(limit), at_least(5)),
+        turns=figures,
+    )
+
+
+def rare_word(service: Service, tree: Path) -> str:
+    """A word that one file of the tree has, or few."""
+    paths = files_below(tree)
+    for path in paths[len(paths) // 2 :]:
+        content = path.read_text(errors="replace")
+        words: set[str] = set(re.findall(r"\b[a-z]{9,14}\b", content))
+        for word in sorted(words)[:40]:
+            query = engine.Query((word,))
+            found = engine.search(service.state_folder, query, at_most=6, paths_only=True)
+            if 1 <= sum(1 for _ in found) <= 5:
+                return word
+    raise RuntimeError(f"{tree}: every word is in many files")
+
+
+ROWS = (Row("search", "a rare word, a common one, a prefix, against rg -w -i", search),)

@@ -1,0 +1,167 @@
+"""Texts: a real tree against the bare loop and recollindex; a large file by one worker and two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from . import peers
+from .bench import Bench, files_below, total_size
+from .frame import Line, Row, at_least, at_most, medians
+from .service import Service, peak, processes
+
+MB = 1e6
+KERNEL = ("drivers/net", "Documentation", "kernel", "fs")
+
+
+def roots(bench: Bench) -> list[Path]:
+    """Of a kernel tree the four folders, of any other all of it; in the quick form a sample."""
+    if bench.quick:
+        return [bench.inputs.sample(bench.text, 12_000_000)]
+    kernel = [bench.text / name for name in KERNEL]
+    return kernel if all(folder.is_dir() for folder in kernel) else [bench.text]
+
+
+class Tree:
+    """What is taken in, its size, and the list of files that the bare loop is given."""
+
+    def __init__(self, bench: Bench, folders: list[Path]) -> None:
+        self.bench = bench
+        self.folders = folders
+        self.paths = [path for folder in folders for path in files_below(folder)]
+        self.bytes = sum(path.stat().st_size for path in self.paths)
+
+    @property
+    def work(self) -> str:
+        return f"{self.bytes / MB:,.0f} MB of text, {len(self.paths):,} files"
+
+    def ours(self, sizes: list[int] | None = None) -> float:
+        """MB a second of `run --once`; adds the size of its index to a list."""
+        with self.bench.fresh() as folder:
+            service = Service(folder, self.folders)
+            seconds = service.once()
+            count = service.count()
+            if count < 0.99 * len(self.paths):
+                raise RuntimeError(f"{count} of {len(self.paths)} files were taken in")
+            if sizes is not None:
+                sizes.append(service.state_size())
+            service.close()
+        return self.bytes / MB / seconds
+
+    def bare_loop(self) -> float:
+        with self.bench.fresh() as folder:
+            listing = folder / "listing"
+            listing.write_text("\0".join(map(str, self.paths)), errors="surrogateescape")
+            return self.bytes / MB / self.bench.peer(peers.bare_loop, listing, folder)
+
+    def recoll(self, sizes: list[int]) -> float:
+        with self.bench.fresh() as folder:
+            names = " ".join(f'"{path}"' for path in self.folders)
+            (folder / "recoll.conf").write_text(f"topdirs = {names}\nskippedNames =\n")
+            command = ["recollindex", "-c", str(folder), "-z"]
+            seconds = self.bench.seconds(command, may_fail=True)
+            sizes.append(total_size(folder / "xapiandb"))
+        return self.bytes / MB / seconds
+
+
+def text(bench: Bench) -> Iterator[Line]:
+    tree = Tree(bench, roots(bench))
+    figures = bench.take_turns(
+        {"dropmill": tree.ours, "bare loop": tree.bare_loop}, warm=tree.folders
+    )
+    found = medians(figures)
+    ours, bare = found["dropmill"], found["bare loop"]
+    yield Line(
+        tree.work,
+        ours,
+        "MB/s",
+        bare,
+        "the bare loop, two processes",
+        ours / bare,
+        (at_least(1.2),),
+        "" if bare >= 34 else "The bare loop gives 34 MB/s or more on a quiet machine.",
+        figures,
+    )
+
+
+def recoll(bench: Bench) -> Iterator[Line]:
+    bench.need("recollindex")
+    folders = roots(bench)
+    if bench.quick:
+        folders = [bench.inputs.sample(bench.text, 3_000_000)]
+    tree = Tree(bench, folders)
+    mine: list[int] = []
+    other: list[int] = []
+    figures = bench.take_turns(
+        {"dropmill": lambda: tree.ours(mine), "recollindex": lambda: tree.recoll(other)},
+        warm=folders,
+    )
+    found = medians(figures)
+    ratio = found["dropmill"] / found["recollindex"]
+    name, goal = "recollindex", (at_least(20),)
+    yield Line(tree.work, found["dropmill"], "MB/s", found[name], name, ratio, goal, turns=figures)
+    share, theirs = (100 * max(sizes) / tree.bytes for sizes in (mine, other))
+    limit = (at_most(28),)
+    yield Line("the same: index and ledger, of the text", share, "%", theirs, name, None, limit)
+
+
+# ---- one large file ------------------------------------------------------------------------------
+
+
+def large(bench: Bench) -> Iterator[Line]:
+    source = bench.inputs.large_text(bench.any_text, bench.size(1 << 30, 64 << 20))
+    size = total_size(source)
+    peaks: dict[int, int] = {}
+
+    def ours(workers: int) -> Callable[[], float]:
+        def measure() -> float:
+            with bench.fresh() as folder:
+                service = Service(folder, [source], workers=workers)
+                return size / MB / service.once(lambda pid: _note_peaks(pid, peaks))
+
+        return measure
+
+    def bare(workers: int) -> Callable[[], float]:
+        def measure() -> float:
+            with bench.fresh() as folder:
+                path = source / "large.txt"
+                return size / MB / bench.peer(peers.one_text, path, folder, workers)
+
+        return measure
+
+    figures = bench.take_turns(
+        {"ours, 2": ours(2), "bare, 2": bare(2), "ours, 1": ours(1), "bare, 1": bare(1)},
+        warm=[source],
+    )
+    found = medians(figures)
+    mine = found["ours, 2"] / found["ours, 1"]
+    limit = found["bare, 2"] / found["bare, 1"]
+    yield Line(
+        f"one text of {size / MB:,.0f} MB: 2 workers against 1",
+        mine,
+        "× as fast",
+        limit,
+        "bare loop, 2 against 1",
+        mine / limit,
+        (at_least(0.9),),
+        ", ".join(f"{name}: {value:.1f} MB/s" for name, value in found.items()),
+        figures,
+    )
+    yield Line(
+        "the same: the most memory of a worker",
+        max(peaks.values()) / MB,
+        "MB",
+        goals=(at_most(300),),
+    )
+
+
+def _note_peaks(parent: int, peaks: dict[int, int]) -> None:
+    for pid in processes(parent)[1:]:
+        peaks[pid] = max(peaks.get(pid, 0), peak(pid))
+
+
+ROWS = (
+    Row("text", "a real tree of texts, against the bare loop of two processes", text),
+    Row("recoll", "the same, against recollindex; the index's size", recoll),
+    Row("large-text", "one text of 1 GB, 2 workers against 1; a worker's memory", large),
+)
