@@ -42,14 +42,17 @@ def test_sides_take_turns_and_each_begins_prepared() -> None:
         return values.pop(0)
 
     ours, theirs = [3.0, 1.0, 2.0], [30.0, 10.0, 50.0]
-    figures = frame.take_turns(
+    clock = iter(range(100))
+    turns = frame.take_turns(
         {"a": lambda: side("a", ours), "b": lambda: side("b", theirs)},
         3,
         lambda: trace.append("prepared"),
+        lambda: float(next(clock)),
     )
     assert trace == ["prepared", "a", "prepared", "b"] * 3
-    assert figures == {"a": [3.0, 1.0, 2.0], "b": [30.0, 10.0, 50.0]}
-    assert frame.medians(figures) == {"a": 2.0, "b": 30.0}
+    assert turns.figures == {"a": [3.0, 1.0, 2.0], "b": [30.0, 10.0, 50.0]}
+    assert turns.processor == {"a": [1.0, 1.0, 1.0], "b": [1.0, 1.0, 1.0]}
+    assert turns.medians() == {"a": 2.0, "b": 30.0}
 
 
 def test_a_percentile_is_one_of_the_values() -> None:

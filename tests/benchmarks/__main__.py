@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from . import frame, peers, rows_images, rows_live, rows_scale, rows_search, rows_text
-from .bench import Bench, MissingError, Options
+from .bench import Bench, MissingError, Options, adopt_orphans
 from .frame import Line, Row
 from .machine import about, load
 
@@ -82,6 +82,7 @@ def _measure(rows: list[Row], options: argparse.Namespace) -> int:
     scratch = options.scratch.resolve()
     text, images = (folder and folder.resolve() for folder in (options.text, options.images))
     bench = Bench(Options(scratch, text, images, options.quick, options.turns))
+    adopt_orphans()
     surroundings = about()
     for name, value in surroundings.items():
         print(f"{name:12} {value}")

@@ -57,6 +57,7 @@ class Line(NamedTuple):
     goals: tuple[Goal, ...] = ()
     note: str = ""
     turns: Mapping[str, list[float]] = {}  # side → what each turn gave
+    processor: Mapping[str, list[float]] = {}  # side → processor time of each turn, in seconds
 
     @property
     def reached(self) -> bool | None:
@@ -71,7 +72,8 @@ class Line(NamedTuple):
 
     def as_json(self, row: str) -> dict[str, Any]:
         found: dict[str, Any] = {"row": row, **self._asdict()}
-        found |= {"turns": dict(self.turns), "target": self.target, "reached": self.reached}
+        found |= {"turns": dict(self.turns), "processor": dict(self.processor)}
+        found |= {"target": self.target, "reached": self.reached}
         del found["goals"]
         return found
 
@@ -79,16 +81,31 @@ class Line(NamedTuple):
 # ---- measuring -----------------------------------------------------------------------------------
 
 
+class Turns(NamedTuple):
+    """What each side's turns gave."""
+
+    figures: dict[str, list[float]]
+    processor: dict[str, list[float]]  # seconds of processor time that each took
+
+    def medians(self) -> dict[str, float]:
+        return medians(self.figures)
+
+
 def take_turns(
-    sides: Mapping[str, Callable[[], float]], turns: int, prepare: Callable[[], object]
-) -> dict[str, list[float]]:
+    sides: Mapping[str, Callable[[], float]],
+    turns: int,
+    prepare: Callable[[], object],
+    processor_clock: Callable[[], float],
+) -> Turns:
     """Each side's figures: a, b, a, b, ...; before each measurement `prepare` is called."""
-    figures: dict[str, list[float]] = {name: [] for name in sides}
+    found = Turns({name: [] for name in sides}, {name: [] for name in sides})
     for _ in range(turns):
         for name, measure in sides.items():
             prepare()
-            figures[name].append(measure())
-    return figures
+            before = processor_clock()
+            found.figures[name].append(measure())
+            found.processor[name].append(processor_clock() - before)
+    return found
 
 
 def medians(figures: Mapping[str, list[float]]) -> dict[str, float]:
@@ -138,7 +155,10 @@ def shown(line: Line) -> str:
         line.target,
         reached,
     )
-    note = textwrap.wrap(line.note, sum(_WIDTHS), initial_indent="  ", subsequent_indent="  ")
+    used = (f"{side} {number(value)} s" for side, value in medians(line.processor).items())
+    processor = "processor time: " + ", ".join(used) if line.processor else ""
+    said = "; ".join(filter(None, (line.note, processor)))
+    note = textwrap.wrap(said, sum(_WIDTHS), initial_indent="  ", subsequent_indent="  ")
     return "\n".join([_columns(cells), *note])
 
 

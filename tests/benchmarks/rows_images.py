@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 
 from . import peers
 from .bench import Bench, MissingError, files_below
-from .frame import Line, Row, at_least, medians
+from .frame import Line, Row, at_least
 from .service import Service
 
 UNIT = "images/s"
@@ -75,11 +75,11 @@ def tools(bench: Bench) -> Iterator[Line]:
         def measure(source: Path, target: Path, run: _Tool = run) -> float:
             return run(bench, source, target)
 
-        figures = bench.take_turns(
+        turns = bench.take_turns(
             {"dropmill": ours(bench, source), program: theirs(bench, source, measure)},
             warm=[source],
         )
-        found = medians(figures)
+        found = turns.medians()
         yield Line(
             work,
             found["dropmill"],
@@ -88,7 +88,8 @@ def tools(bench: Bench) -> Iterator[Line]:
             f"{program}, two at a time",
             found["dropmill"] / found[program],
             (at_least(5),),
-            turns=figures,
+            turns=turns.figures,
+            processor=turns.processor,
         )
 
 
@@ -125,10 +126,10 @@ def _against_the_program(
     name = "the plain program"
     if program is peers.durable_pool:
         name += ", made durable"
-    figures = bench.take_turns(
+    turns = bench.take_turns(
         {"dropmill": ours(bench, source), name: theirs(bench, source, measure)}, warm=[source]
     )
-    found = medians(figures)
+    found = turns.medians()
     return Line(
         work,
         found["dropmill"],
@@ -137,7 +138,8 @@ def _against_the_program(
         name,
         found["dropmill"] / found[name],
         (at_least(goal),),
-        turns=figures,
+        turns=turns.figures,
+        processor=turns.processor,
     )
 
 

@@ -7,21 +7,23 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from dropmill import search as engine
 
 from . import peers
 from .bench import Bench, files_below, total_size
-from .frame import Goal, Line, Row, at_least, at_most, medians, percentile
+from .frame import Goal, Line, Row, at_least, at_most, percentile
 from .service import Service
 
 SETTLE_MS = 500  # what users have by default
 REST = 0.05  # seconds between two files, so that the service is idle when one comes
 
-Drop = Callable[[Path, Service], object]
-
 
 # ---- bursts --------------------------------------------------------------------------------------
+
+
+Drop = Callable[["Staged", Service], object]
 
 
 def burst(bench: Bench) -> Iterator[Line]:
@@ -41,8 +43,8 @@ def burst(bench: Bench) -> Iterator[Line]:
         return lambda: count / _until_done(bench, source, count, drop)
 
     sides = {what: ours(drop) for what, drop, _ in ways} | {"bare loop": bare}
-    figures = bench.take_turns(sides, warm=[source])
-    found = medians(figures)
+    turns = bench.take_turns(sides, warm=[source])
+    found = turns.medians()
     for what, _, goal in ways:
         yield Line(
             f"{count:,} texts of 1 KB {what}, until all are done",
@@ -52,14 +54,29 @@ def burst(bench: Bench) -> Iterator[Line]:
             "the bare loop, one process",
             found[what] / found["bare loop"],
             (at_least(goal, "ours"),),
-            turns={what: figures[what], "bare loop": figures["bare loop"]},
+            turns={what: turns.figures[what], "bare loop": turns.figures["bare loop"]},
         )
+
+
+class Staged(NamedTuple):
+    """Texts that lie beside the inbox, on its disk; what is dropped is known beforehand."""
+
+    folder: Path
+    paths: list[bytes]
+    names: list[bytes]
+    contents: list[bytes]
 
 
 def _until_done(bench: Bench, source: Path, count: int, drop: Drop) -> float:
     with bench.fresh() as folder:
-        staged = folder / "staged"
-        shutil.copytree(source, staged)
+        shutil.copytree(source, folder / "staged")
+        paths = files_below(folder / "staged")
+        staged = Staged(
+            folder / "staged",
+            [os.fsencode(path) for path in paths],
+            [os.fsencode(folder / "inbox" / path.name) for path in paths],
+            [path.read_bytes() for path in paths],
+        )
         os.sync()
         with bench.service(Service(folder)) as service:
             began = time.monotonic()
@@ -68,19 +85,20 @@ def _until_done(bench: Bench, source: Path, count: int, drop: Drop) -> float:
             return time.monotonic() - began
 
 
-def _move_folder(staged: Path, service: Service) -> None:
-    staged.rename(service.inbox / "all")
+def _move_folder(staged: Staged, service: Service) -> None:
+    staged.folder.rename(service.inbox / "all")
 
 
-def _rename_each(staged: Path, service: Service) -> None:
-    for path in files_below(staged):
-        path.rename(service.inbox / path.name)
+def _rename_each(staged: Staged, service: Service) -> None:
+    for path, name in zip(staged.paths, staged.names, strict=True):
+        os.rename(path, name)
 
 
-def _write_each(staged: Path, service: Service) -> None:
-    """What to write is read before each: that time is ours too."""
-    for path in files_below(staged):
-        (service.inbox / path.name).write_bytes(path.read_bytes())
+def _write_each(staged: Staged, service: Service) -> None:
+    for name, content in zip(staged.names, staged.contents, strict=True):
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(descriptor, content)
+        os.close(descriptor)
 
 
 # ---- a log ---------------------------------------------------------------------------------------

@@ -49,8 +49,8 @@ def restart(bench: Bench) -> Iterator[Line]:
             return seconds
 
         find()  # the names in the kernel's cache, for both
-        figures = bench.take_turns({"dropmill": ours, "find": find})
-    found = medians(figures)
+        turns = bench.take_turns({"dropmill": ours, "find": find})
+    found = turns.medians()
     yield Line(
         f"restart over {count:,} unchanged files until ready",
         found["dropmill"],
@@ -59,7 +59,7 @@ def restart(bench: Bench) -> Iterator[Line]:
         r"find -type f -printf '%s %T@\n'",
         found["dropmill"] / found["find"],
         (at_most(4, "ratio"),),
-        turns=figures,
+        turns=turns.figures,
     )
 
 
@@ -154,7 +154,7 @@ def cost(bench: Bench) -> Iterator[Line]:
         processor.setdefault(str(count), []).append(used)
         return wall
 
-    clock = medians(bench.take_turns({str(count): partial(measured, count) for count in trees}))
+    clock = bench.take_turns({str(count): partial(measured, count) for count in trees}).medians()
     used = medians(processor)
     for count in trees:
         yield Line(

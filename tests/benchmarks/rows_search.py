@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from dropmill import search as engine
 
 from ..dropmill_process import COMMAND, environment
 from .bench import Bench, files_below, total_size
-from .frame import Line, Row, at_least, at_most, medians
+from .frame import Goal, Line, Row, at_least, at_most
 from .service import Service
 
 TURNS = 7  # of each; a single start varies more than long work does
@@ -25,37 +26,47 @@ def search(bench: Bench) -> Iterator[Line]:
         service = Service(folder, [tree])
         service.once()
         rare = rare_word(service, tree)
-        megabytes = total_size(tree) / 1e6
-        for what, ours, pattern, limit in (
-            (f"a rare word ({rare})", rare, rare, 100.0),
-            (f"a common word ({COMMON})", COMMON, COMMON, 250.0),
-            (f"a prefix ({PREFIX}*)", f"{PREFIX}*", rf"{PREFIX}\w*", 250.0),
+        work = f"search {total_size(tree) / 1e6:,.0f} MB:"
+        faster = at_least(5)
+        for asked in (
+            Asked(f"{work} a rare word ({rare})", rare, rare, (at_most(100), faster)),
+            Asked(f"{work} a common word ({COMMON})", COMMON, COMMON, (at_most(250), faster)),
+            Asked(f"{work} a prefix ({PREFIX}*)", f"{PREFIX}*", rf"{PREFIX}\w*", (faster,)),
         ):
-            yield _compared(bench, service, tree, f"search {megabytes:,.0f} MB: {what}",
-                            ours, pattern, limit)  # fmt: skip
+            yield _compared(bench, service, tree, asked)
 
 
-def _compared(
-    bench: Bench, service: Service, tree: Path, work: str, term: str, pattern: str, limit: float
-) -> Line:
+class Asked(NamedTuple):
+    """The same question to both."""
+
+    work: str
+    term: str  # for us
+    pattern: str  # for rg
+    goals: tuple[Goal, ...]
+
+
+def _compared(bench: Bench, service: Service, tree: Path, asked: Asked) -> Line:
+    by_rg = ["rg", "-w", "-i", "-uu", asked.pattern, str(tree)]
+
     def ours() -> float:
-        return 1000 * bench.seconds([*COMMAND, "search", term], service.folder, environment())
+        command = [*COMMAND, "search", asked.term]
+        return 1000 * bench.seconds(command, service.folder, environment())
 
     def rg() -> float:
-        return 1000 * bench.seconds(["rg", "-w", "-i", "-uu", pattern, str(tree)])
+        return 1000 * bench.seconds(by_rg)
 
-    bench.run(["rg", "-w", "-i", "-uu", pattern, str(tree)])  # warms the page cache
-    figures = bench.take_turns({"dropmill": ours, "rg": rg}, turns=bench.size(TURNS, 2))
-    found = medians(figures)
+    bench.run(by_rg)  # warms the page cache
+    turns = bench.take_turns({"dropmill": ours, "rg": rg}, turns=bench.size(TURNS, 2))
+    found = turns.medians()
     return Line(
-        work,
+        asked.work,
         found["dropmill"],
         "ms",
         found["rg"],
         "rg -w -i",
         found["rg"] / found["dropmill"],
-        (at_most(limit), at_least(5)),
-        turns=figures,
+        asked.goals,
+        turns=turns.figures,
     )
 
 

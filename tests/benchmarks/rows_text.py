@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import peers
 from .bench import Bench, files_below, total_size
-from .frame import Line, Row, at_least, at_most, medians
+from .frame import Line, Row, at_least, at_most
 from .service import Service, peak, processes
 
 MB = 1e6
@@ -66,10 +66,10 @@ class Tree:
 
 def text(bench: Bench) -> Iterator[Line]:
     tree = Tree(bench, roots(bench))
-    figures = bench.take_turns(
+    turns = bench.take_turns(
         {"dropmill": tree.ours, "bare loop": tree.bare_loop}, warm=tree.folders
     )
-    found = medians(figures)
+    found = turns.medians()
     ours, bare = found["dropmill"], found["bare loop"]
     yield Line(
         tree.work,
@@ -80,7 +80,8 @@ def text(bench: Bench) -> Iterator[Line]:
         ours / bare,
         (at_least(1.2),),
         "" if bare >= 34 else "The bare loop gives 34 MB/s or more on a quiet machine.",
-        figures,
+        turns.figures,
+        turns.processor,
     )
 
 
@@ -92,14 +93,24 @@ def recoll(bench: Bench) -> Iterator[Line]:
     tree = Tree(bench, folders)
     mine: list[int] = []
     other: list[int] = []
-    figures = bench.take_turns(
+    turns = bench.take_turns(
         {"dropmill": lambda: tree.ours(mine), "recollindex": lambda: tree.recoll(other)},
         warm=folders,
     )
-    found = medians(figures)
+    found = turns.medians()
     ratio = found["dropmill"] / found["recollindex"]
     name, goal = "recollindex", (at_least(20),)
-    yield Line(tree.work, found["dropmill"], "MB/s", found[name], name, ratio, goal, turns=figures)
+    yield Line(
+        tree.work,
+        found["dropmill"],
+        "MB/s",
+        found[name],
+        name,
+        ratio,
+        goal,
+        turns=turns.figures,
+        processor=turns.processor,
+    )
     share, theirs = (100 * max(sizes) / tree.bytes for sizes in (mine, other))
     limit = (at_most(28),)
     yield Line("the same: index and ledger, of the text", share, "%", theirs, name, None, limit)
@@ -129,11 +140,11 @@ def large(bench: Bench) -> Iterator[Line]:
 
         return measure
 
-    figures = bench.take_turns(
+    turns = bench.take_turns(
         {"ours, 2": ours(2), "bare, 2": bare(2), "ours, 1": ours(1), "bare, 1": bare(1)},
         warm=[source],
     )
-    found = medians(figures)
+    found = turns.medians()
     mine = found["ours, 2"] / found["ours, 1"]
     limit = found["bare, 2"] / found["bare, 1"]
     yield Line(
@@ -145,7 +156,8 @@ def large(bench: Bench) -> Iterator[Line]:
         mine / limit,
         (at_least(0.9),),
         ", ".join(f"{name}: {value:.1f} MB/s" for name, value in found.items()),
-        figures,
+        turns.figures,
+        turns.processor,
     )
     yield Line(
         "the same: the most memory of a worker",
