@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import random
@@ -98,7 +99,10 @@ class _Wanted(NamedTuple):
 
 def _make_images(make: Callable[[_Wanted], None], source: Path, count: int, to: Path) -> None:
     sources = _large_images(source)
-    wanted = [_Wanted(sources[number % len(sources)], number, to) for number in range(count)]
+    # Those of one source follow each other: it is decoded once for many of them.
+    wanted = [
+        _Wanted(sources[number * len(sources) // count], number, to) for number in range(count)
+    ]
     with Pool() as pool:
         pool.map(make, wanted, chunksize=1 + count // 200)
 
@@ -146,27 +150,31 @@ def _photograph(wanted: _Wanted) -> None:
 
 
 def _small_jpeg(wanted: _Wanted) -> None:
-    """The quality that comes nearest to the size wanted; a file read small is decoded fast."""
-    picture = _cut(_drafted(wanted, (1280, 960)), (960, 720), wanted.number)
+    """Of the quality that comes nearest to the size wanted, begun with the one found last."""
+    global _quality
+    picture = _cut(_drafted(wanted.source, (1280, 960)), (960, 720), wanted.number)
     path = wanted.target / f"{wanted.number:05}.jpg"
-    quality = 90
-    picture.save(path, quality=quality)
-    for step in (5, 3):
+    for _ in range(6):
+        picture.save(path, quality=_quality)
         size = path.stat().st_size
-        if abs(size - SMALL_JPEG) < 0.25 * SMALL_JPEG:
+        if abs(size - SMALL_JPEG) < 0.2 * SMALL_JPEG:
             break
-        quality += step if size < SMALL_JPEG else -4 * step
-        picture.save(path, quality=quality)
+        _quality = max(40, min(96, _quality + (3 if size < SMALL_JPEG else -4)))
 
 
-def _drafted(wanted: _Wanted, size: tuple[int, int]) -> Image.Image:
-    with Image.open(wanted.source) as image:
+_quality = 90
+
+
+@functools.lru_cache(maxsize=2)
+def _drafted(source: Path, size: tuple[int, int]) -> Image.Image:
+    """A photograph decoded small, which is fast."""
+    with Image.open(source) as image:
         image.draft("RGB", size)
         return image.convert("RGB")
 
 
 def _small_png(wanted: _Wanted) -> None:
-    picture = _cut(_drafted(wanted, SMALL_PNG), SMALL_PNG, wanted.number)
+    picture = _cut(_drafted(wanted.source, SMALL_PNG), SMALL_PNG, wanted.number)
     picture.save(wanted.target / f"{wanted.number:05}.png")
 
 
