@@ -34,6 +34,7 @@ COMMANDS = (
     "run",
     "check",
     "init",
+    "bench",
     "search",
     "status",
     "results",

@@ -10,6 +10,7 @@ import click
 
 from . import __version__, config
 from .commands.search import OPTIONS, search
+from .config.values import MOST_WORKERS
 from .job import Kind, State
 
 _EXAMPLES = """
@@ -119,6 +120,52 @@ def init(folder: str) -> int:
     from .commands.setup import init
 
     return init(folder)
+
+
+@cli.command()
+@click.argument("folder", metavar="FOLDER", type=click.Path(readable=False))
+@click.option(
+    "--workers",
+    type=click.IntRange(1, MOST_WORKERS),
+    metavar="N",
+    help="The most workers to try; else as many as there are processors for them.",
+)
+@click.option("--keyword", metavar="WORD", help="Look for it too: a word, `word*` or a phrase.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="Take only so many files, at random, as one process takes in in about so long; 0: all.",
+)
+@click.option(
+    "--scratch",
+    metavar="DIR",
+    type=click.Path(readable=False),
+    help="Where state and copies are, meanwhile; else $TMPDIR or /var/tmp.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def bench(
+    folder: str,
+    workers: int | None,
+    keyword: str | None,
+    seconds: float,
+    scratch: str | None,
+    as_json: bool,
+) -> int:
+    """Time what `workers:` is worth, on your own files.
+
+    Takes in FOLDER one file after another in one process, then by the pool with 1, 2, ... workers,
+    and compares what came out. FOLDER is only read, nothing is left behind, and no configuration is
+    needed; the rules and limits of one that is given by --config apply. Exits with 1 when two runs
+    did not give the same.
+    """
+    from .commands.bench import Options, bench
+
+    given = click.get_current_context().find_root().obj or os.environ.get("DROPMILL_CONFIG")
+    config_path = config.find(given) if given else None
+    return bench(config_path, Options(folder, workers, keyword, seconds, scratch, as_json))
 
 
 # ---- questions -----------------------------------------------------------------------------------

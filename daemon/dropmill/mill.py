@@ -61,7 +61,7 @@ class Mill:
         self._output = os.fsencode(config.images.output)
         staging.empty(self._output)
         self._rules = Rules(config)
-        self._pool = Pool(_worker_settings(config), config.limits.timeout)
+        self._pool = Pool(worker_settings(config), config.limits.timeout)
         self.ledger = Ledger(self._state_folder, self._pool.lock)
         self.intake = Intake(self._state_folder, self._rules, self.ledger, wake)
         self._feeder = Feeder(self.ledger, self._pool, self._rules.of)
@@ -378,7 +378,7 @@ class Mill:
                 self._happened(event)
 
 
-def _worker_settings(config: Config) -> WorkerSettings:
+def worker_settings(config: Config) -> WorkerSettings:
     return WorkerSettings(
         state_folder=os.fsencode(config.state),
         workers=config.worker_count,

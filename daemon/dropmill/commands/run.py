@@ -25,7 +25,7 @@ def run(config_path: Path, *, once: bool) -> int:
     loaded = config.load(config_path)
     began = time.monotonic()
     # The bar takes stderr over, so that log lines appear above it: the log is set up within.
-    with _bar() if once and has_colour(sys.stderr) else contextlib.nullcontext() as progress:
+    with bar() if once and has_colour(sys.stderr) else contextlib.nullcontext() as progress:
         log.configure(loaded.log.level, loaded.log.format)
         if progress and loaded.log.level != "debug":
             tally.say_only_what_went_wrong()
@@ -38,7 +38,7 @@ def run(config_path: Path, *, once: bool) -> int:
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[Progress]:
+def bar() -> Iterator[Progress]:
     """A progress bar on stderr, drawn when it is told of progress."""
     from rich import progress as bars
     from rich.console import Console
