@@ -109,6 +109,34 @@ def test_the_journal_gets_levels_and_no_time(tmp_path: Path) -> None:
     assert target.read_text().splitlines() == ["<7>d", "<6>i", "<4>w"]
 
 
+def to_a_journal(path: Path, *command: str) -> list[str]:
+    """What a command writes to a stderr that systemd has connected to the journal."""
+    with open(path, "wb") as file:
+        status = os.fstat(file.fileno())
+        stream = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        subprocess.run(
+            [sys.executable, *command], stderr=file, env=os.environ | stream, check=False
+        )
+    return path.read_text().splitlines()
+
+
+def test_a_service_that_cannot_start_says_why_as_an_error(tmp_path: Path) -> None:
+    config = tmp_path / "dropmill.yaml"
+    config.write_text("wrong: 1\nwatch: [{path: ./no, settle: soon}]\n")
+    lines = to_a_journal(
+        tmp_path / "stderr", "-m", "dropmill", "--config", os.fspath(config), "run"
+    )
+    assert len(lines) == 2
+    assert all(line.startswith("<3>") for line in lines)
+
+
+def test_what_nobody_caught_has_a_level_on_every_line(tmp_path: Path) -> None:
+    program = "import dropmill.log as l; l.configure('info', 'auto'); 1/0"
+    lines = to_a_journal(tmp_path / "stderr", "-c", program)
+    assert lines[0] == "<2>failed: division by zero"
+    assert len(lines) > 3 and all(line.startswith("<2>") for line in lines)
+
+
 def test_a_journal_that_stderr_is_not_connected_to_changes_nothing() -> None:
     (line,) = logged("auto", to_dropmill("info('up')"), JOURNAL_STREAM="1:1")
     assert not line.startswith("<")

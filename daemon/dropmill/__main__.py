@@ -44,12 +44,12 @@ def _answer(arguments: list[str]) -> int:
 def _tell(error: DropmillError) -> int:
     import re
 
-    from .log import printable
+    from .log import for_stderr, printable
 
     lines = [printable(line) for line in str(error).splitlines()]
     if not re.match(r".+?:\d+:\d+: ", lines[0]):  # an editor jumps to such a place, as it stands
         lines[0] = f"dropmill: {lines[0]}"
-    print("\n".join(lines), file=sys.stderr)
+    print("\n".join(for_stderr(lines)), file=sys.stderr)
     return error.exit_code
 
 

@@ -13,13 +13,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import TracebackType
 
 _QUIET_SECONDS = 60.0
 _KEPT_MESSAGES = 1_000
 
+_ERROR = 3
 _PRIORITIES = (  # syslog's, as the journal reads them from the `<N>` in front of a line
     (logging.CRITICAL, 2),
-    (logging.ERROR, 3),
+    (logging.ERROR, _ERROR),
     (logging.WARNING, 4),
     (logging.INFO, 6),
     (logging.NOTSET, 7),
@@ -152,12 +154,26 @@ def configure(level: str, format: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(format))
     handler.addFilter(Repeats())
+    sys.excepthook = _last_words
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("dropmill").setLevel(level.upper())
+
+
+def _last_words(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """What nobody caught has a level in the journal too, and is one object for a collector."""
+    logging.getLogger("dropmill").critical("failed: %s", error, exc_info=(kind, error, trace))
+
+
+def for_stderr(lines: list[str]) -> list[str]:
+    """The lines of a failure as stderr is to get them: with their level, if that is the journal."""
+    head = f"<{_ERROR}>" if _stderr_is_the_journal() else ""
+    return [head + line for line in lines]
 
 
 def _formatter(format: str) -> logging.Formatter:
