@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import random
 import threading
 import time
@@ -27,7 +28,7 @@ from dropmill.store.completion import retry_time_ns
 from dropmill.store.ledger import Admission, Ledger
 from dropmill.store.schema import TakeState
 from dropmill.store.table import Row
-from dropmill.worker import Message, Worker, WorkerSettings
+from dropmill.worker import Done, Message, Worker, WorkerSettings
 
 from .ledgers import MadeState, take
 
@@ -465,6 +466,46 @@ def test_whoever_holds_the_lock_says_so_in_its_slot(
     for end in (reports, sending):
         end.close()
     assert set(lock.phases) == {Phase.COMMITTING}
+
+
+def test_no_ops_are_answered_and_do_not_keep_a_worker_from_tidying_up(
+    state: MadeState, inbox: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "IDLE", 0.2)
+    reports, sending = multiprocessing.Pipe(duplex=False)
+    context = multiprocessing.get_context("spawn")
+    worker = Worker(0, _settings(state.folder, inbox), context.Lock(), sending)
+    pings = 0
+
+    class Pinging:
+        """A Queue with a no-op in it each time, until the worker was idle."""
+
+        def get(self, timeout: float) -> Message:
+            nonlocal pings
+            if not timeout:
+                raise queue.Empty
+            time.sleep(0.01)
+            pings += 1
+            return Message(pings, (), ping=True)
+
+        def empty(self) -> bool:
+            return True
+
+    def tidy(waiting: object) -> bool:
+        raise StopIteration  # the end of this test
+
+    monkeypatch.setattr(worker._compaction, "when_idle", tidy)
+    with pytest.raises(StopIteration):
+        worker.serve(Pinging())
+    worker.close()
+    os.close(worker._alive)
+    answers = 0
+    while reports.poll():
+        assert reports.recv() == Done(0, ())
+        answers += 1
+    for end in (reports, sending):
+        end.close()
+    assert pings == answers > 5
 
 
 def test_a_fault_of_the_machine_while_a_worker_is_idle_does_not_end_it(

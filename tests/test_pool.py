@@ -724,3 +724,153 @@ def test_a_message_without_jobs_asks_one_worker_to_leave_and_another_comes(
         lambda: len(before & {pid for pid, _, _ in service.pool.doing()}) == 1, "one is replaced"
     )
     assert service.works()
+
+
+# ---- signs of life -----------------------------------------------------------------------------
+
+
+def is_silent(service: Service, seconds: float) -> bool:
+    """Whether a no-op that is sent now stays without an answer for so long."""
+    asked = time.monotonic()
+    service.pool.ping()
+    while time.monotonic() < asked + seconds:
+        service.turn()
+        if service.pool.last_sign() > asked:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def test_an_idle_pool_answers_a_no_op_and_nothing_else_comes_of_it(service: Service) -> None:
+    for _ in range(20):
+        assert not is_silent(service, 8)
+    assert service.pool.idle()
+    assert not [each for each in service.events if isinstance(each, Finished | Returned)]
+    assert service.works()
+
+
+def test_a_file_in_hand_is_a_sign_of_life_by_itself(service: Service) -> None:
+    jobs = [service.job(b"a%d" % number, b"slow") for number in range(2)]
+    for job in jobs:
+        service.pool.put([job])
+    service.until(lambda: len(service.slots(Phase.WORKING)) == 2, "both are busy")
+    assert not is_silent(service, 8)
+    service.go()
+    assert {service.verdict(job) for job in jobs} == {Verdict.DONE}
+
+
+def test_workers_that_wait_and_never_answer_give_no_sign_of_life(service: Service) -> None:
+    service.until(service.pool.is_up, "both have said that they are up")
+    for number in range(2):
+        service.kill_worker(number, signal.SIGSTOP)
+    try:
+        assert is_silent(service, 1.0)
+        assert is_silent(service, 1.0)  # asked once only: the Queue does not fill up
+        assert service.pool.has_room()
+    finally:
+        for number in range(2):
+            service.kill_worker(number, signal.SIGCONT)
+    assert not is_silent(service, 8)
+
+
+def test_a_generation_that_waits_for_its_back_off_is_alive(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.pool, "_back_off", lambda: 30.0)
+    service.kill_worker(0)
+    service.until(lambda: not service.pool.doing(), "the generation is retired")
+    assert not is_silent(service, 1.0)
+
+
+# ---- other settings ----------------------------------------------------------------------------
+
+
+def renew(service: Service, workers: int = 2) -> None:
+    settings = service.settings._replace(workers=workers, keywords=("other",))
+    service.events += service.pool.renew(settings, 60)
+
+
+def pids(service: Service) -> list[int]:
+    return [pid for pid, _, _ in service.pool.doing()]
+
+
+def test_with_other_settings_idle_workers_are_followed_by_others_at_once(service: Service) -> None:
+    before = pids(service)
+    renew(service)
+    service.until(lambda: not service.pool.is_renewing() and service.pool.is_up(), "all are new")
+    assert not set(pids(service)) & set(before)
+    assert service.works()
+
+
+def test_with_other_settings_a_file_in_hand_is_finished_and_the_rest_goes_to_the_new(
+    service: Service,
+) -> None:
+    slow = [service.job(b"a%d" % number, b"slow") for number in range(2)]
+    for job in slow:
+        service.pool.put([job])
+    service.until(lambda: len(service.slots(Phase.WORKING)) == 2, "both are busy")
+    before = pids(service)
+    waiting = service.job(b"waiting", b"other\n")
+    service.pool.put([waiting])
+    time.sleep(0.1)  # the Queue's own thread passes it on
+    renew(service)
+    assert service.returned() == [waiting.take]
+    assert service.pool.put([waiting])
+    service.turn()
+    assert pids(service) == before  # nobody was killed
+    service.go()
+    assert {service.verdict(job) for job in slow} == {Verdict.DONE}
+    assert service.verdict(waiting) is Verdict.DONE
+    service.until(lambda: not service.pool.is_renewing(), "all are new")
+    reports = [r for e in service.events if isinstance(e, Finished) for _, r in e.reports]
+    assert [r.keywords for r in reports if r.take == waiting.take] == [{"other": [1]}]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_pool_takes_another_size(service: Service, workers: int) -> None:
+    renew(service, workers)
+    service.until(lambda: not service.pool.is_renewing() and service.pool.is_up(), "all are new")
+    assert len(pids(service)) == workers
+    assert service.works()
+
+
+def test_settings_may_change_again_before_the_last_change_is_through(service: Service) -> None:
+    slow = service.job(b"a", b"slow")
+    service.pool.put([slow])
+    service.until(lambda: service.slots(Phase.WORKING, slow.take), "it is in hand")
+    for workers in (4, 1, 3):
+        renew(service, workers)
+        service.turn()
+    service.go()
+    assert service.verdict(slow) is Verdict.DONE
+    service.until(lambda: not service.pool.is_renewing() and service.pool.is_up(), "all are new")
+    assert len(pids(service)) == 3
+    assert service.works()
+
+
+def test_a_worker_that_dies_while_it_is_to_leave_costs_nobody_else_anything(
+    service: Service,
+) -> None:
+    slow = service.job(b"a", b"slow")
+    service.pool.put([slow])
+    (number,) = service.until(lambda: service.slots(Phase.WORKING, slow.take), "it is in hand")
+    renew(service)
+    service.kill_worker(number)
+    assert not service.killed(slow).charged
+    service.until(lambda: not service.pool.is_renewing() and service.pool.is_up(), "all are new")
+    assert service.works()
+
+
+def test_what_was_on_its_way_to_a_worker_that_dies_while_it_is_to_leave_goes_back(
+    lone: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = lone.job(b"a", b"slow")
+    lone.pool.put([slow])
+    lone.until(lambda: lone.slots(Phase.WORKING, slow.take), "it is in hand")
+    behind = lone.job(b"behind")
+    lone.pool.put([behind])
+    monkeypatch.setattr(lone.pool, "_taken_back", list)  # it is between two places just now
+    renew(lone, 1)
+    lone.kill_worker(0)
+    lone.until(lambda: behind.take in lone.returned(), "it goes back")
+    assert lone.works()

@@ -49,9 +49,13 @@ class Blame:
 
     def __init__(self, timeout: float, memory: int) -> None:
         """`timeout`: seconds for one job; `memory`: bytes, resident, for one worker."""
+        self.limit(timeout, memory)
+        self._out_of_memory_kills = _out_of_memory_kills()
+
+    def limit(self, timeout: float, memory: int) -> None:
+        """Other limits, from now on."""
         self._timeout = timeout
         self._memory = memory
-        self._out_of_memory_kills = _out_of_memory_kills()
 
     def excess(self, seconds: float, size: int, resident: int) -> str | None:
         """What a take has too much of, after so long at a file of `size` bytes; None: nothing."""

@@ -31,6 +31,7 @@ logger = logging.getLogger("dropmill.pool")
 
 MESSAGES_A_WORKER = 2
 _BOOT = 60.0
+_LEAVE = 10.0  # seconds in which a worker with nothing in hand makes place for its successor
 _LOCK_PATIENCE = 1.0
 _FREE_DEATHS = 8
 _EXIT_UNKNOWN = 255  # what multiprocessing gives when its fork server died: it alone could know
@@ -77,6 +78,9 @@ class Pool:
         self._failures = 0  # to start a worker, in a row
         self._untold: list[Event] = []  # what `collect` is to give the next time
         self._stopping = False
+        self._old_queues: list[Any] = []  # workers of other settings still listen there
+        self._sign = time.monotonic()
+        self._is_asked = False  # a no-op is on its way
 
     # ---- a generation ------------------------------------------------------------------------
 
@@ -91,6 +95,7 @@ class Pool:
             return
         self._start_at = None
         self._asked = 0
+        self._sign, self._is_asked = time.monotonic(), False
         self._vacant = list(range(self.size))
         self._fill()
 
@@ -147,9 +152,15 @@ class Pool:
 
     def _discard_queue(self) -> None:
         if self._queue is not None:
-            self._queue.cancel_join_thread()
-            self._queue.close()
+            self._old_queues.append(self._queue)
             self._queue = None
+        self._discard_old_queues()
+
+    def _discard_old_queues(self) -> None:
+        while self._old_queues:
+            old = self._old_queues.pop()
+            old.cancel_join_thread()
+            old.close()
 
     def _back_off(self) -> float:
         """Nothing for the first deaths since a message was finished, then 1 s doubling to 60 s."""
@@ -157,6 +168,83 @@ class Pool:
         recent = [death for death in self._deaths if now - death < 2 * LONGEST_DELAY]
         self._deaths = [*recent, now]
         return 0.0 if len(recent) < _FREE_DEATHS else delay(len(recent) - _FREE_DEATHS)
+
+    # ---- other settings ----------------------------------------------------------------------
+
+    def renew(self, settings: WorkerSettings, timeout: float) -> list[Event]:
+        """Other settings, perhaps another number of workers; costs nobody what it has in hand.
+
+        Each worker finishes its message and leaves; its successor, with the new settings, starts
+        when it has left: of a slot and a shard there is one writer. A new Queue and a new Lock
+        serve the successors, so that nobody of old gets what is sent from here on. (Until the
+        last of old has left there are two Locks: all that is done under one is a transaction that
+        takes SQLite's own at once.) Gives back the jobs that nobody had begun.
+        """
+        self._settings, self.size = settings, settings.workers
+        self._blame.limit(timeout, settings.memory)
+        self._spawner = Spawner(settings)
+        if self._queue is None:
+            return []  # the next generation starts with them
+        try:
+            fresh = self._spawner.queue(MESSAGES_A_WORKER * self.size), self._spawner.lock()
+        except OSError as error:
+            return self._retire(self._could_not_start(error))
+        returned = [job for message in self._taken_back() for job in message.jobs] + self._alone
+        self._alone = []
+        self._ask_all_to_leave()
+        self._old_queues.append(self._queue)
+        self._queue, self._lock = fresh
+        self._asked, self._is_asked = 0, False
+        taken = {worker.number for worker in self._workers}
+        self._vacant = [number for number in range(self.size) if number not in taken]
+        self._fill()
+        return [Returned(returned)] if returned else []
+
+    def _ask_all_to_leave(self) -> None:
+        for worker in self._workers:
+            if worker.leaving is None:
+                worker.leaving = time.monotonic()
+                with contextlib.suppress(queue.Full):
+                    self._queue.put_nowait(Message(next(self._ids), ()))
+
+    def is_renewing(self) -> bool:
+        """Whether a worker with other settings than the last is there still."""
+        return any(worker.leaving is not None for worker in self._workers)
+
+    def _close_old_queues(self) -> None:
+        """Nobody listens there any more; what somebody left there who died goes back."""
+        left = [message for old in self._old_queues for message in _emptied(old)]
+        jobs = [job for message in left for job in self._messages.pop(message.id, ())]
+        if jobs:
+            self._untold.append(Returned(jobs))
+        self._discard_old_queues()
+
+    # ---- signs of life -----------------------------------------------------------------------
+
+    def ping(self) -> None:
+        """Asks for a sign of life, through the Queue: whichever worker gets it answers."""
+        if self._queue is not None and not self._stopping and not self._is_asked:
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(Message(next(self._ids), (), ping=True))
+                self._is_asked = True
+
+    def last_sign(self) -> float:
+        """When the pool last showed that it lives, by the monotonic clock.
+
+        That is when a worker last said anything; and now, while it is at something that has a
+        guard of its own: a file in hand or a start, both with a time-out, a generation or a worker
+        that waits for its back-off, an end with a deadline.
+        """
+        is_between = self._queue is None or self._stopping or not self._workers
+        if is_between or any(map(self._is_guarded, self._workers)):
+            return time.monotonic()
+        return self._sign
+
+    def _is_guarded(self, worker: WorkerHandle) -> bool:
+        if worker.sentence is not None:
+            return False  # it was killed; one that does not die of it is no sign of life
+        slot = self._slots.read(worker.number)
+        return not worker.up or (slot.phase is Phase.WORKING and slot.take != 0)
 
     # ---- messages ----------------------------------------------------------------------------
 
@@ -189,6 +277,12 @@ class Pool:
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(Message(next(self._ids), ()))
             self._asked += 1
+
+    def is_up(self) -> bool:
+        """Whether all its workers are, or the generation waits for its back-off."""
+        return self._start_at is not None or all(
+            worker.up or worker.leaving is not None for worker in self._workers
+        )
 
     def idle(self) -> bool:
         return not self._messages and not self._alone
@@ -238,10 +332,12 @@ class Pool:
         return events
 
     def _done(self, worker: WorkerHandle, done: Done) -> list[Event]:
+        self._sign = time.monotonic()
         if done.broken and not self._stopping:
             raise BrokenState(f"{os.fsdecode(self._settings.state_folder)}: {done.fault}")
         if not done.message:
             worker.up = self._proven = True
+            self._is_asked = False
             return []
         jobs = self._messages.pop(done.message, ())
         if done.fault is not None:
@@ -263,7 +359,8 @@ class Pool:
         if not worker.up and not self._proven:
             raise DropmillError(f"a worker could not start (exit status {code}): see above")
         if code == EXIT_LEFT and slot.phase is Phase.FREE:
-            self._asked = max(0, self._asked - 1)
+            if worker.leaving is None:
+                self._asked = max(0, self._asked - 1)
             self._replace(worker)
             return []
         logger.warning("worker %d (pid %d) %s", worker.number, worker.process.pid, manner(code))
@@ -282,7 +379,10 @@ class Pool:
     def _replace(self, worker: WorkerHandle) -> None:
         self._bury(worker)
         self._workers.remove(worker)
-        self._vacant.append(worker.number)
+        if worker.leaving is not None and not self.is_renewing():
+            self._close_old_queues()
+        if worker.number < self.size:
+            self._vacant.append(worker.number)
         self._fill()
 
     def _bury(self, worker: WorkerHandle) -> None:
@@ -308,6 +408,8 @@ class Pool:
         if not worker.up and now - worker.started > _BOOT:
             worker.kill()
         slot = self._slots.read(worker.number)
+        if slot.phase is Phase.WAITING and worker.has_dawdled(slot, now) > _LEAVE:
+            worker.kill()
         if slot.phase is Phase.WORKING and slot.take:
             worker.still_for(slot, now)
             job = self._in_hand(slot)
@@ -347,11 +449,9 @@ class Pool:
 
     def _taken_back(self) -> list[Message]:
         """What nobody began, off the Queue again; requests to leave are made anew by `tick`."""
-        taken = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                taken.append(self._queue.get(timeout=0.05))
-        self._asked -= sum(not message.jobs for message in taken)
+        taken = _emptied(self._queue)
+        self._asked -= sum(not message.jobs and not message.ping for message in taken)
+        self._is_asked &= not any(message.ping for message in taken)
         for message in taken:
             self._messages.pop(message.id, None)
         return taken
@@ -374,9 +474,10 @@ class Pool:
         if self._queue is None:
             return []
         returned = [job for message in self._taken_back() for job in message.jobs]
-        for _ in self._workers:
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(Message(0, ()))
+        for worker in self._workers:
+            if worker.leaving is None:
+                with contextlib.suppress(queue.Full):
+                    self._queue.put_nowait(Message(0, ()))
         return [Returned(returned)] if returned else []
 
     def collect_last(self) -> list[Event]:
@@ -399,3 +500,12 @@ class Pool:
         events = self._retire()
         self._slots.close()
         return events
+
+
+def _emptied(messages: Any) -> list[Message]:
+    """What was on a Queue."""
+    taken = []
+    with contextlib.suppress(queue.Empty):
+        while True:
+            taken.append(messages.get(timeout=0.05))
+    return taken

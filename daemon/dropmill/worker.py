@@ -60,16 +60,17 @@ class WorkerSettings(NamedTuple):
 
 
 class Message(NamedTuple):
-    """Work on its way through the Queue. No jobs: the worker that gets it leaves."""
+    """Work on its way through the Queue. No jobs: the worker that gets it leaves, or answers."""
 
     id: int
     jobs: tuple[Job, ...]
+    ping: bool = False  # a no-op: say that you live
 
 
 class Done(NamedTuple):
     """A message on its way back: a report for each job, or the machine's fault."""
 
-    message: int
+    message: int  # 0: none, it only says that the worker is up
     reports: tuple[Report, ...]
     fault: str | None = None
     broken: bool = False  # a database is: nobody can go on
@@ -178,22 +179,25 @@ class Worker:
 
     def serve(self, messages: Any) -> None:
         """Works until a message says to leave."""
-        patience = IDLE
+        until = time.monotonic() + IDLE
         while True:
             self._phase(Phase.WAITING)
             try:
-                message: Message = messages.get(timeout=patience)
+                message: Message = messages.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 self._phase(Phase.WORKING)
                 is_tidy = self._compaction.when_idle(lambda: not messages.empty())
-                patience = EVERY if is_tidy else IDLE
+                until = time.monotonic() + (EVERY if is_tidy else IDLE)
                 continue
             self._phase(Phase.WORKING, message.id)
+            if message.ping:
+                self._reports.send(Done(0, ()))
+                continue
             if not message.jobs:
                 return
             self.work(message)
             self._compaction.under_load()
-            patience = IDLE
+            until = time.monotonic() + IDLE
 
     def work(self, message: Message) -> None:
         """From jobs to reports; a fault of the machine undoes the message's work."""

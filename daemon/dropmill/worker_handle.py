@@ -28,6 +28,7 @@ class WorkerHandle:
         self.up = False
         self.started = time.monotonic()
         self.sentence: Sentence | None = None
+        self.leaving: float | None = None  # since when it is asked to make place for a successor
         self._pulse: tuple[int, int, int] | None = None
         self._pulse_since = 0.0
 
@@ -37,6 +38,10 @@ class WorkerHandle:
         if pulse != self._pulse:
             self._pulse, self._pulse_since = pulse, now
         return now - self._pulse_since
+
+    def has_dawdled(self, slot: Slot, now: float) -> float:
+        """Seconds for which it has been at the Queue since it was asked to make place."""
+        return 0.0 if self.leaving is None else now - max(self.leaving, slot.since)
 
     def resident(self) -> int:
         """Bytes of its memory that are resident."""
