@@ -57,7 +57,7 @@ class Fed:
         self.state = MadeState(folder)
         self.ledger = self.state.ledger
         self.pool = RecordingPool()
-        self.watched = True
+        self.root: bytes | None = INBOX
         self.feeder = self.new_feeder()
         self._inode = 0
 
@@ -65,7 +65,7 @@ class Fed:
         return Feeder(self.ledger, self.pool, self._root_of)  # type: ignore[arg-type]
 
     def _root_of(self, folder: bytes) -> bytes | None:
-        return INBOX if self.watched else None
+        return self.root
 
     def admit(
         self,
@@ -249,7 +249,7 @@ def test_a_charged_file_goes_alone(fed: Fed) -> None:
 
 def test_what_is_in_no_watched_folder_is_not_fed(fed: Fed) -> None:
     fed.admit(b"a")
-    fed.watched = False
+    fed.root = None
     assert fed.fed() == []
 
 
@@ -468,3 +468,23 @@ def test_an_image_is_told_of_its_last_copy(fed: Fed) -> None:
     assert (again.digest, again.output) == (b"d", b"/out/a.png")
     assert fed.ledger.counts() == {State.QUEUED: 1}
     assert os.path.basename(again.path) == b"a.png"
+
+
+# ---- other rules ---------------------------------------------------------------------------------
+
+
+def test_what_waits_to_go_again_goes_for_the_root_that_its_file_lies_in_now(fed: Fed) -> None:
+    fed.admit(b"a")
+    fed.fed()
+    (job,) = fed.pool.jobs()
+    fed.feeder.returned([job])
+    fed.root = b"/"
+    fed.feeder.rules_changed()
+    fed.feeder.fill()
+    (again,) = fed.pool.jobs()[1:]
+    assert (again.root, again.file) == (b"/", job.file)
+    fed.root = None
+    fed.feeder.returned([again])
+    fed.feeder.rules_changed()
+    assert fed.fed() == []
+    assert fed.feeder.is_empty()

@@ -341,3 +341,35 @@ def test_the_start_of_the_waiting_is_remembered(world: World) -> None:
     world.notice()
     assert world.settle.since(PATH) == started
     assert list(world.settle.pending) == [PATH]
+
+
+# ---- other settings ------------------------------------------------------------------------------
+
+
+def test_a_file_that_waits_waits_as_long_as_is_set_now(world: World) -> None:
+    world.write(b"/a")
+    world.settle.notice(b"/a", 3600.0, 3600.0)
+    world.now += 1.0
+    world.settle.retime(lambda path: (0.5, 10.0))
+    world.now += 0.5
+    assert paths(world.settle.ready()) == [b"/a"]
+
+
+def test_a_hot_file_is_looked_at_as_often_as_is_set_now(world: World) -> None:
+    world.write()
+    world.writing.add(PATH)
+    world.settle.notice(PATH, 0.5, 1_000.0)
+    world.run_until_ready(2_000.0)
+    assert list(world.settle.hot) == [PATH]
+    world.settle.retime(lambda path: (0.5, 10.0))
+    began = world.now
+    world.write()
+    assert paths(world.run_until_ready()) == [PATH]
+    assert world.now <= began + 10.0
+
+
+def test_a_file_that_is_not_wanted_any_more_is_not_waited_for(world: World) -> None:
+    world.write()
+    world.notice()
+    world.settle.retime(lambda path: None)
+    assert world.settle.due() is None

@@ -300,6 +300,14 @@ class Feeder:
                 self._postponed.discard(file)
                 self._feed_now(file)
 
+    def rules_changed(self) -> None:
+        """What was made for another root than its file lies in now is made anew. MachineFault."""
+        waiting = (*self._again, *self._ranges)
+        moved = {job.file for job in waiting if self._root_of(_path(job)) != job.root}
+        self._again = deque(job for job in self._again if job.file not in moved)
+        self._ranges = deque(job for job in self._ranges if job.file not in moved)
+        self._ledger.feed_again(moved)
+
     def drop(self, file: int) -> None:
         """Its ranges that are not on their way yet are not to be sent."""
         self._ranges = deque(job for job in self._ranges if job.file != file)
@@ -342,6 +350,10 @@ class _Newest:
         place = 0 if self._from_the_oldest else -1
         after, up_to = self._stretches[place]
         self._stretches[place] = (seq, up_to) if self._from_the_oldest else (after, seq - 1)
+
+
+def _path(job: Job) -> bytes:
+    return os.path.join(job.root, job.path)
 
 
 def _plain_job(row: Row, root: bytes) -> Job:

@@ -108,6 +108,20 @@ class Intake:
             del self._rescans[place]
         return due
 
+    def rules_changed(self) -> None:
+        """What waits to be quiet waits as long as the rules say now, if it is wanted still."""
+        self._settle.retime(self._times)
+
+    def _times(self, path: bytes) -> tuple[float, float] | None:
+        root = self._rules.of(path)
+        if root is None or self._is_left_out(root, path):
+            return None
+        return self._rules[root].settle, self._rules[root].settle_max
+
+    def _is_left_out(self, root: bytes, path: bytes) -> bool:
+        kind = self._rules.kind(os.path.basename(path))
+        return kind is None or self._rules.excluded(root, path)
+
     def gone(self, path: bytes) -> None:
         self._settle.forget(path)
         self._absent.append(path)

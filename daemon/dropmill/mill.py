@@ -4,8 +4,9 @@ One turn of the mill moves each file one stage on:
 
     watch.drain ──► intake ──► ledger ──► feeder.fill ──► pool ──► pool.collect ──► ledger, tally
 
-A changed configuration makes a new mill; the old one is stopped first, its unfinished jobs stay
-queued in the ledger.
+Another configuration is put in force part by part (`change`): the ledger, the feeder and the files
+that workers have in hand never notice; watch and intake are made anew where other paths are to be
+watched; workers are followed by others, each when it is done with what it has in hand.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from . import staging, watch
 from .config.settings import Config
 from .errors import MachineFault
 from .feeder import Feeder
+from .index import Shard, identity, shard_numbers
 from .intake import Intake
 from .job import Job, Kind, Report, State, Verdict
+from .keywords import Keywords
 from .log import shown
 from .pauses import Pauses
 from .pool import Event, Finished, Killed, Pool, Returned, Trouble
 from .rules import Rules
 from .store.completion import COMPARE_RACY_NS, retry_time_ns
 from .store.ledger import Ledger
+from .store.schema import machine_faults
 from .tally import Tally
 from .worker import WorkerSettings
 
@@ -43,7 +47,7 @@ FORGET_GONE_NS = 30 * 24 * 3600 * 10**9
 
 
 class Mill:
-    """The service itself, for one configuration."""
+    """The service itself, with the configuration that is in force."""
 
     def __init__(
         self,
@@ -51,10 +55,8 @@ class Mill:
         cookies: bytes,
         wake: Callable[[], None],
         tally: Tally,
-        pauses: Pauses,
     ) -> None:
-        """`cookies` is a folder of ours that is watched with the roots; `tally` and `pauses`
-        outlive the mill."""
+        """`cookies` is a folder of ours that is watched with the roots."""
         self._config = config
         self.tally = tally
         self._state_folder = os.fsencode(config.state)
@@ -63,17 +65,11 @@ class Mill:
         self._rules = Rules(config)
         self._pool = Pool(worker_settings(config), config.limits.timeout)
         self.ledger = Ledger(self._state_folder, self._pool.lock)
-        self.intake = Intake(self._state_folder, self._rules, self.ledger, wake)
+        self._wake, self._cookies = wake, cookies
         self._feeder = Feeder(self.ledger, self._pool, self._rules.of)
-        self.pauses = pauses
-        pauses.guard([self._state_folder, self._output], config.limits.free)
-        self.watch = watch.Watch(
-            [_watched(root, self.ledger) for root in config.watch],
-            self.intake.compare,
-            wake,
-            cookies,
-            config.reconcile_every,
-        )
+        self.pauses = Pauses([self._state_folder, self._output], config.limits.free)
+        self._keywords = Keywords(self._state_folder, self._pool.lock, self._rules.of)
+        self._look_out()
         self._began = time.monotonic()
         self._lost: set[bytes] = set()  # roots that were looked for and are not there
         self._rescans: set[int] = set()  # scans for files of polled roots that wait to be quiet
@@ -84,16 +80,90 @@ class Mill:
         self._admit_after = 0.0  # by the monotonic clock
         self._untold: deque[Event] = deque()  # what happened, not yet told to the ledger
 
+    def _look_out(self) -> None:
+        """Makes what notices, for the configuration as it is."""
+        self.intake = Intake(self._state_folder, self._rules, self.ledger, self._wake)
+        self.watch = watch.Watch(
+            [_watched(root, self.ledger) for root in self._config.watch],
+            self.intake.compare,
+            self._wake,
+            self._cookies,
+            self._config.reconcile_every,
+        )
+
     def start(self) -> None:
+        self._keywords.want(self._config.text.keywords)
+        self._leave_out()
+        self.ledger.absence.bring_deaths_back(time.time_ns())
+        self._pool.start()
+        self.watch.start()
+
+    def _leave_out(self) -> None:
+        """Takes out of search what the configuration leaves out now, or does not watch."""
         dropped = self.ledger.absence.mark_unwatched(self._rules.of)
         if dropped:
             logger.info("%d files are in no watched folder any more: out of search", dropped)
         left_out = self.ledger.absence.leave_out(self._rules.ours_in, self._rules.digest)
         if left_out:
             logger.info("%d files are left out by the configuration now: out of search", left_out)
-        self.ledger.absence.bring_deaths_back(time.time_ns())
-        self._pool.start()
-        self.watch.start()
+
+    # ---- another configuration ---------------------------------------------------------------
+
+    def looks_out_as(self, config: Config) -> bool:
+        """Whether the same paths are watched in the same way under that configuration."""
+        return _look_out(config) == _look_out(self._config)
+
+    def change(self, config: Config) -> None:
+        """Puts another configuration in force; its state folder is the same.
+
+        Loses nothing, and waits for no file in hand. What a fault of the machine (a full disk)
+        keeps from being written now is made good by the next start.
+        """
+        old, self._config = self._config, config
+        looks_out_anew = _look_out(config) != _look_out(old)
+        if looks_out_anew:
+            self.watch.stop(1.0)
+            self.intake.close()
+            self.echoes.clear()
+            self.scanned.clear()
+            self._rescans.clear()
+        self._rules.change(config)
+        self._change_output(os.fsencode(config.images.output))
+        self._keywords.want(config.text.keywords)
+        if looks_out_anew:
+            self._lost.clear()
+            self._try(self._leave_out)
+            self._try(self._feeder.rules_changed)
+        self._change_pool(old, config)
+        if looks_out_anew:
+            self._look_out()
+            self.watch.start()
+        else:
+            self.intake.rules_changed()
+
+    def _change_output(self, output: bytes) -> None:
+        if output != self._output:
+            staging.empty(output)
+            self._output = output
+        self.pauses.guard([self._state_folder, output], self._config.limits.free)
+
+    def _change_pool(self, old: Config, new: Config) -> None:
+        settings, timeout = worker_settings(new), new.limits.timeout
+        if (settings, timeout) == (worker_settings(old), old.limits.timeout):
+            return
+        if new.worker_count > old.worker_count:
+            self._try(self._make_shards)
+        for happened in self._pool.renew(settings, timeout):
+            self._untold.append(happened)
+
+    def _make_shards(self) -> None:
+        """Each worker's shard is there, and known to the ledger, before the worker is."""
+        known = shard_numbers(self._state_folder)
+        with machine_faults("index"):
+            for number in set(range(self._config.worker_count)).difference(known):
+                Shard(self._state_folder, number).close()
+        numbers = shard_numbers(self._state_folder)
+        self.ledger.adopt_shards({each: identity(self._state_folder, each) for each in numbers})
 
     # ---- one turn ----------------------------------------------------------------------------
 
@@ -133,6 +203,7 @@ class Mill:
         for happened in self._pool.tick(now):
             self._happened(happened)
         self.watch.tick(now)
+        self._keywords.tick(now, may_begin=not self._pool.is_renewing())
         self._try(self._leave_out_what_hangs)
         self.pauses.tick(now)
         self.tally.tick(now)
@@ -319,6 +390,7 @@ class Mill:
             and not self.ledger.has_queued(held=False)
             and self.ledger.faults.next_retry_ns() is None
             and not self.ledger.is_comparison_due(time.time_ns() + 2 * COMPARE_RACY_NS)
+            and not self._keywords.is_busy()
         )
 
     def _all_scanned(self) -> bool:
@@ -331,6 +403,10 @@ class Mill:
             for root in self.watch.status()
         )
         return self.watch.has_looked() and seen and not self.watch.outstanding()
+
+    def is_up(self) -> bool:
+        """Whether every root is watched, polled or known to be offline, and all workers are up."""
+        return self.watch.is_settled() and self._pool.is_up()
 
     def left_to_do(self) -> int:
         counts = self.ledger.counts()
@@ -347,6 +423,13 @@ class Mill:
         if not self.pauses.reason():
             self._feeder.compare(self.ledger.to_compare(by_ns))
 
+    def ping(self) -> None:
+        self._pool.ping()
+
+    def last_sign(self) -> float:
+        """When the pool last showed that it lives: see `Pool.last_sign`."""
+        return self._pool.last_sign()
+
     def workers(self) -> list[dict[str, Any]]:
         """What each worker does now, for `status`."""
         found = []
@@ -358,13 +441,18 @@ class Mill:
 
     # ---- the end -----------------------------------------------------------------------------
 
-    def stop(self, seconds: float) -> None:
-        """What finishes within that time is finished; the rest stays queued, uncharged."""
+    def stop(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """What finishes within that time is finished; the rest stays queued, uncharged.
+
+        Calls `meanwhile` again and again.
+        """
         deadline = time.monotonic() + seconds
+        self._keywords.stop()
         self.watch.stop(min(1.0, seconds))
         self._happened_last([*self._untold, *self._pool.ask_to_leave()])
         while self._pool.alive() and time.monotonic() < deadline:
             self._happened_last(self._pool.collect_last())
+            meanwhile()
             time.sleep(0.005)
         self._happened_last(self._pool.kill())
         self.tally.say_summary(time.monotonic())
@@ -376,6 +464,12 @@ class Mill:
         for event in events:
             with suppress(MachineFault):
                 self._happened(event)
+
+
+def _look_out(config: Config) -> object:
+    """All of a configuration that says what is noticed, and what is a file of ours."""
+    roots = [(r.path, r.recursive, r.exclude, r.observer, r.poll_every) for r in config.watch]
+    return roots, config.text.suffixes, config.images.suffixes, config.reconcile_every
 
 
 def worker_settings(config: Config) -> WorkerSettings:

@@ -20,7 +20,7 @@ _LONGEST = 60.0
 class Pauses:
     """The reasons to pause that hold now."""
 
-    def __init__(self, folders: Sequence[bytes] = (), free: int = 0) -> None:
+    def __init__(self, folders: Sequence[bytes], free: int) -> None:
         """`folders` are written to, and `free` bytes are to be left on their disks."""
         self.guard(folders, free)
         self._by_hand = False

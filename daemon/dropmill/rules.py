@@ -15,11 +15,15 @@ class Rules:
     """The watched folders, and what is asked about them for every file."""
 
     def __init__(self, config: Config) -> None:
+        self.change(config)
+        self._identities: dict[bytes, tuple[int, int]] = {}
+        self._polled: set[bytes] = set()
+
+    def change(self, config: Config) -> None:
+        """Another configuration; what was found out about the roots stays."""
         self._roots = {os.fsencode(root.path): root for root in config.watch}
         self._suffixes = config.text.suffixes
         self._images = frozenset(config.images.suffixes)
-        self._identities: dict[bytes, tuple[int, int]] = {}
-        self._polled: set[bytes] = set()
 
     @property
     def roots(self) -> list[bytes]:

@@ -154,6 +154,22 @@ class Settle:
         self._pending.pop(path, None)
         self._hot.pop(path, None)
 
+    def retime(self, times: Callable[[bytes], tuple[float, float] | None]) -> None:
+        """Other settings: `times` gives a file's settle and settle_max; None forgets it."""
+        for path in [*self._pending, *self._hot]:
+            found = times(path)
+            if found is None:
+                self.forget(path)
+                continue
+            if (hot := self._hot.get(path)) is not None:
+                due = min(hot.due, self._clock() + max(found[1], 0.01))
+                self._hot[path] = hot._replace(due=due, settle=found[0], settle_max=found[1])
+                if due != hot.due:
+                    heapq.heappush(self._hot_timers, (due, path))
+            if (entry := self._pending.get(path)) is not None:
+                entry.settle, entry.settle_max = found
+                self._arm(entry, entry.next_look(self._clock()))
+
     def due(self) -> float | None:
         """When `ready` next has something to do, by the clock; None: nothing is waited for."""
         self._drop_stale()

@@ -15,17 +15,17 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 
-from . import __version__
-from . import config as configuration
+from . import __version__, log
+from .config.changes import sentence
+from .config.following import Following
 from .config.settings import Config
 from .control import Request, Server, runtime_folder
 from .durable import make_folder
-from .errors import BrokenState, DropmillError, MachineFault, UsageError
+from .errors import BrokenState, DropmillError, MachineFault
 from .index import Shard, identity, shard_numbers, shard_path
 from .job import State
 from .log import shown
 from .mill import FATAL_ATTEMPTS, PATIENCE, SPARED, Mill
-from .pauses import Pauses
 from .requests import Requests
 from .slots import Phase, Slot, Slots
 from .store.completion import retry_time_ns
@@ -73,8 +73,7 @@ class Supervisor:
         self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._ticked = self._shown = 0.0
         self._total = 0
-        self._stamp = _stamp(config_path)
-        self._refused: str | None = None  # why the configuration as it stands is not in force
+        self._following = Following(config_path, config)
 
     # ---- the main loop -----------------------------------------------------------------------
 
@@ -120,7 +119,8 @@ class Supervisor:
         if now - self._ticked >= TICK:
             self._ticked = now
             self._mill.tick(now)
-            self._check_configuration()
+            if not self._once and self._following.is_saved():
+                self._reload()
             self._check_state()
 
     def _show_progress(self) -> None:
@@ -175,33 +175,34 @@ class Supervisor:
 
     # ---- configuration -----------------------------------------------------------------------
 
-    def _check_configuration(self) -> None:
-        stamp = _stamp(self._config_path)
-        if stamp != self._stamp and stamp is not None and not self._once:
-            self._stamp = stamp
-            self._reload()
-
     def _reload(self) -> None:
         """Puts the configuration file as it stands in force; a wrong one changes nothing."""
-        try:
-            config = configuration.load(self._config_path)
-            if config.state != self._config.state:
-                raise UsageError(f"{self._config_path}: state: takes a restart to change")
-        except DropmillError as error:
-            self._refused = str(error)
-            for line in ("the configuration is not in force:", *self._refused.splitlines()):
-                logger.error("%s", line)
-            return
-        was_refused, self._refused = self._refused, None
-        if config == self._config:
-            if was_refused:
-                logger.info("the configuration is what it was, and in force")
-            return
-        self._requests.refuse_all("the configuration was changed meanwhile: ask again")
-        self._mill.stop(FINISH)
-        self._config = config
-        self._begin()
-        logger.info("%s is in force", shown(os.fsencode(self._config_path)))
+        was_refused = self._following.refused
+        config = self._following.read()
+        name = shown(os.fsencode(self._config_path))
+        if self._following.refused is not None:
+            for line in self._following.refused.splitlines():
+                logger.error("not in force: %s", line)
+        elif config is not None:
+            changes = sentence(self._config, config)
+            self._change(config)
+            # By the old log's rules or by the new one's, whichever lets it through.
+            is_heard = logger.isEnabledFor(logging.INFO)
+            if is_heard:
+                logger.info("%s is in force: %s", name, changes)
+            log.configure(config.log.level, config.log.format)
+            if not is_heard:
+                logger.info("%s is in force: %s", name, changes)
+        elif was_refused is not None:
+            logger.info("%s is as it was before: in force", name)
+        else:
+            logger.info("%s says nothing new", name)
+
+    def _change(self, config: Config) -> None:
+        if not self._mill.looks_out_as(config):
+            self._requests.refuse_all("the configuration was changed meanwhile: ask again")
+        self._mill.change(config)
+        self._config = self._following.config = config
 
     # ---- beginning and end -------------------------------------------------------------------
 
@@ -215,7 +216,6 @@ class Supervisor:
         _wait_for_old_workers(self._state_folder)
         _repair(self._state_folder, self._config.worker_count)
         self._tally = Tally()
-        self._pauses = Pauses()
         self._cookies = os.path.join(runtime_folder(self._state_folder), b"sync")
         os.makedirs(self._cookies, mode=0o750, exist_ok=True)
         self._begin()
@@ -229,8 +229,8 @@ class Supervisor:
         )
 
     def _begin(self) -> None:
-        self._mill = Mill(self._config, self._cookies, self._wake, self._tally, self._pauses)
-        self._requests = Requests(self._mill, self._cookies, lambda: self._refused)
+        self._mill = Mill(self._config, self._cookies, self._wake, self._tally)
+        self._requests = Requests(self._mill, self._cookies, lambda: self._following.refused)
         self._mill.start()
 
     def _stop(self) -> None:
@@ -274,14 +274,6 @@ def _broken(state_folder: bytes, error: Exception) -> DropmillError:
         f"{os.fsdecode(state_folder)}: a database in it is broken ({error}): start again, and it is"
         " moved aside and rebuilt from the sources"
     )
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _only_one(state_folder: bytes) -> int:

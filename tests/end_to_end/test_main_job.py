@@ -328,22 +328,6 @@ def test_a_folder_that_is_not_watched_any_more_leaves_search(tmp_path: Path) -> 
     assert place.search("formerly") == ["b.txt:1:formerly"]
 
 
-def test_each_error_of_a_wrong_edit_is_told_on_a_line_and_so_is_its_correction(
-    running: Place,
-) -> None:
-    right = running.configuration.read_text()
-    running.configuration.write_text(right + "workrs: 2\nother: 3\n")
-
-    def told() -> list[str]:
-        lines = running.log.read_text().splitlines()
-        return [line for line in lines if "not in force:" in line or ": unknown key" in line]
-
-    eventually(lambda: len(told()) == 3, what="a line for each error")
-    running.configuration.write_text(right)
-    eventually(lambda: "and in force" in running.log.read_text(), what="the correction is told")
-    assert not running.status()["problems"]
-
-
 @pytest.mark.parametrize(
     ("edit", "told"),
     [
@@ -361,6 +345,7 @@ def test_what_an_edit_of_the_configuration_leaves_out_leaves_search_until_it_is_
     (running.inbox / "deep" / "b.log").write_text("everywhere\n")
     both = ["a.txt:1:everywhere", "deep/b.log:1:everywhere"]
     eventually(lambda: sorted(running.search("everywhere")) == both, what="both are found")
+    workers = running.workers()
     text = running.configuration.read_text()
     running.configuration.write_text(text.replace(*edit))
     await_hits(running, "everywhere", both[:1])
@@ -369,6 +354,7 @@ def test_what_an_edit_of_the_configuration_leaves_out_leaves_search_until_it_is_
     assert "change that in the configuration" in explained
     running.configuration.write_text(text)
     eventually(lambda: sorted(running.search("everywhere")) == both, what="both are found again")
+    assert running.workers() == workers  # what needs no other workers starts none
 
 
 def test_a_file_that_is_of_another_kind_by_an_edit_is_taken_in_as_that(place: Place) -> None:

@@ -162,18 +162,6 @@ def test_it_stops_at_once_when_idle(running: Place, number: int) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_a_saved_configuration_is_in_force_without_a_restart(running: Place) -> None:
-    workers = running.workers()
-    more = running.folder / "second"
-    more.mkdir()
-    (more / "b.txt").write_text("elsewhere\n")
-    text = running.configuration.read_text()
-    running.configuration.write_text(text.replace("watch:\n", "watch:\n  - path: ./second\n"))
-    eventually(lambda: len(running.status()["roots"]) == 2, what="the new root is watched")
-    eventually(lambda: running.run("search", "elsewhere").returncode == 0, what="found")
-    assert running.workers() != workers
-
-
 def test_a_pause_outlives_an_edit_of_the_configuration(running: Place) -> None:
     assert running.run("pause").returncode == 0
     workers = running.workers()
@@ -186,16 +174,3 @@ def test_a_pause_outlives_an_edit_of_the_configuration(running: Place) -> None:
     assert running.search("patience") == []
     assert running.run("resume").returncode == 0
     eventually(lambda: running.search("patience") == ["a.txt:1:patience"], what="it goes on")
-
-
-def test_a_wrong_edit_leaves_what_runs_and_status_says_so(running: Place) -> None:
-    text = running.configuration.read_text()
-    running.configuration.write_text(text + "\nwrong_key: 1\n")
-    eventually(
-        lambda: any("wrong_key" in each["what"] for each in running.status()["problems"]),
-        what="the refusal is shown",
-    )
-    (running.inbox / "a.txt").write_text("still working\n")
-    eventually(lambda: running.search("working") == ["a.txt:1:still working"], what="found")
-    running.configuration.write_text(text)
-    eventually(lambda: not running.status()["problems"], what="mended")

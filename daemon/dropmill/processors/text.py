@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from ..index import Block
@@ -64,6 +64,33 @@ def process(descriptor: int, job: Job, size: int, add: AddBlock, watch_list: Wat
     if size - keep_to > RANGE:
         end = text.cut((keep_to // RANGE + 1) * RANGE)
     return Taken(Verdict.DONE, text.encoding, keep_to, tuple(text.takes(keep_to, end)), trusted)
+
+
+def look_again(
+    descriptor: int,
+    size: int,
+    encoding: str,
+    blocks: Iterable[Block],
+    watch_list: WatchList,
+    verify: tuple[int, int, bytes] | None = None,
+) -> dict[str, list[int]]:
+    """What a watch list finds in blocks of one take, which are indexed already: term → lines, the
+    take's first being 1.
+
+    Nothing where the take is no longer in the file: `verify` is its (first, end, digest), for a
+    file that changed since. Raises OSError where it cannot be read.
+    """
+    text = _Text(descriptor, size, encoding, lambda block, text: None, watch_list)
+    found: dict[str, list[int]] = {}
+    try:
+        if verify is not None and text.digest(*verify[:2]) != verify[2]:
+            return {}
+        for block in sorted(blocks, key=lambda block: block.first):
+            content, whole, overlap = text.block(block.first, block.end)
+            watch_list.look(content, whole, overlap, block.newlines, found)
+    except EOFError:
+        return {}
+    return found
 
 
 def _verify(text: _Text, job: Job) -> tuple[int, int]:
@@ -190,11 +217,15 @@ class _Text:
         found = found or cuts.after_last_line(content, line_feed)
         return first + (found or cuts.before_last_word(content[:most], self.encoding))
 
-    def _index(self, take: _Take, first: int, end: int) -> None:
+    def block(self, first: int, end: int) -> tuple[bytes, str, str]:
+        """A block's bytes, its text, and that of the line after it."""
         content = self.read(first, end)
-        take.digest.update(content)
-        text = content.decode(self.encoding, "replace")
         overlap = self._next_line(end).decode(self.encoding, "replace") if end < self.size else ""
+        return content, content.decode(self.encoding, "replace"), overlap
+
+    def _index(self, take: _Take, first: int, end: int) -> None:
+        content, text, overlap = self.block(first, end)
+        take.digest.update(content)
         self._add(Block(take.id, first, end, take.newlines), text + overlap)
         self._watch_list.look(content, text, overlap, take.newlines, take.keywords)
         breaks = text.count("\n") if len(line_break(self.encoding)) > 1 else content.count(b"\n")

@@ -179,6 +179,10 @@ class Watch:
         threads = [known.thread for known in self._roots.values()]
         return all(each.surveyed.is_set() or each.silent_for(now) > _SILENT for each in threads)
 
+    def is_settled(self) -> bool:
+        """Whether every root was looked for, and what can be watched is."""
+        return self.has_looked() and not self._keeper.is_building()
+
     def suspect(self, root: bytes, why: str) -> None:
         """Says that something was missed: a reconcile found what an event should have told."""
         observer = self._keeper.observer

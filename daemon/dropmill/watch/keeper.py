@@ -101,6 +101,10 @@ class Keeper:
         self._last_build = float("-inf")
         self._delay = 1.0
 
+    def is_building(self) -> bool:
+        """Whether an observer is being built just now."""
+        return self._builder is not None
+
     def want(self, forced: bool = False) -> None:
         """A new observer is wanted; unless `forced`, only if it would be another one."""
         self._wanted = True
