@@ -26,6 +26,7 @@ from .index import Shard, identity, shard_numbers, shard_path
 from .job import State
 from .log import shown
 from .mill import FATAL_ATTEMPTS, PATIENCE, SPARED, Mill
+from .notify import Notify
 from .requests import Requests
 from .slots import Phase, Slot, Slots
 from .store.completion import retry_time_ns
@@ -40,6 +41,7 @@ from .store.schema import (
     move_aside_if_broken,
 )
 from .tally import Tally
+from .telling import Telling
 
 logger = logging.getLogger("dropmill")
 
@@ -74,6 +76,7 @@ class Supervisor:
         self._ticked = self._shown = 0.0
         self._total = 0
         self._following = Following(config_path, config)
+        self._notify = Notify.from_environment()
 
     # ---- the main loop -----------------------------------------------------------------------
 
@@ -88,6 +91,7 @@ class Supervisor:
                 self._mill.turn()
                 self._answer()
                 self._tick()
+                self._telling.round_ended()
         except (BrokenState, *BROKEN) as error:
             mark_suspect(self._state_folder)
             raise _broken(self._state_folder, error) from None
@@ -97,9 +101,9 @@ class Supervisor:
 
     def _wait(self) -> None:
         until = self._ticked + TICK
-        due = self._mill.due()
-        if due is not None:
-            until = min(until, due)
+        for due in (self._mill.due(), self._notify.due()):
+            if due is not None:
+                until = min(until, due)
         timeout = max(0.0, until - time.monotonic())
         wait([self._woken, *self._mill.waitables()], timeout)
         with contextlib.suppress(BlockingIOError):
@@ -177,6 +181,7 @@ class Supervisor:
 
     def _reload(self) -> None:
         """Puts the configuration file as it stands in force; a wrong one changes nothing."""
+        self._telling.begin_again()
         was_refused = self._following.refused
         config = self._following.read()
         name = shown(os.fsencode(self._config_path))
@@ -214,7 +219,7 @@ class Supervisor:
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         _wait_for_old_workers(self._state_folder)
-        _repair(self._state_folder, self._config.worker_count)
+        _repair(self._state_folder, self._config.worker_count, self._notify.extend)
         self._tally = Tally()
         self._cookies = os.path.join(runtime_folder(self._state_folder), b"sync")
         os.makedirs(self._cookies, mode=0o750, exist_ok=True)
@@ -231,17 +236,20 @@ class Supervisor:
     def _begin(self) -> None:
         self._mill = Mill(self._config, self._cookies, self._wake, self._tally)
         self._requests = Requests(self._mill, self._cookies, lambda: self._following.refused)
+        self._telling = Telling(self._notify, self._mill, lambda: self._following.refused)
         self._mill.start()
 
     def _stop(self) -> None:
         """In this order, each step with a deadline: no new requests, no new files, the files in
         hand, then what is left is killed."""
+        self._notify.stopping()
         self._server.close()
         if self._once:
             self._exit_code = self._verdict()
             self._report_progress()
         with contextlib.suppress(*BROKEN):
-            self._mill.stop(FINISH)
+            self._mill.stop(FINISH, self._notify.extend)
+        self._notify.close()
         os.close(self._lock)
 
     def _verdict(self) -> int:
@@ -323,8 +331,10 @@ def _left_slots(state_folder: bytes) -> list[tuple[int, Slot]]:
         slots.close()
 
 
-def _repair(state_folder: bytes, workers: int) -> None:
+def _repair(state_folder: bytes, workers: int, meanwhile: Callable[[], None]) -> None:
     """Brings the state folder in order after whatever ended the last daemon.
+
+    Calls `meanwhile` again and again.
 
     Broken databases are moved aside, every worker's shard is there and known to the ledger, and
     the files that workers had in hand are noted.
@@ -334,12 +344,13 @@ def _repair(state_folder: bytes, workers: int) -> None:
         os.path.join(state_folder, FILE_NAME),
         *(shard_path(state_folder, number) for number in shard_numbers(state_folder)),
     ):
-        aside = move_aside_if_broken(path, suspect=suspect)
+        aside = move_aside_if_broken(path, suspect=suspect, meanwhile=meanwhile)
         if aside is not None:
             logger.error("%s is broken: moved to %s; what it held is taken in again",
                          shown(path), shown(aside))  # fmt: skip
     clear_suspect(state_folder)
     for number in range(workers):
+        meanwhile()
         Shard(state_folder, number).close()
     ledger = Ledger(state_folder)
     try:

@@ -227,6 +227,11 @@ class Ledger(Table):
 
     # ---- counts ------------------------------------------------------------------------------
 
+    def revision(self) -> tuple[int, int]:
+        """Differs from that of the last call when anybody wrote to `results.db` meanwhile."""
+        (others,) = self.one("PRAGMA data_version") or (0,)
+        return int(others), self.connection.total_changes()
+
     def counts(self) -> dict[State, int]:
         """Files by state."""
         found = self.all("SELECT state, count(*) FROM files GROUP BY state")

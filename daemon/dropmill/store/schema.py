@@ -7,7 +7,7 @@ import enum
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import apsw
 
@@ -20,6 +20,7 @@ BUSY_MS = 15_000
 BROKEN = (apsw.CorruptError, apsw.NotADBError)
 
 _SUSPECT = b"suspect"  # a mark in the state folder: something in it was found broken
+_STEPS = 10_000  # of SQLite's machine, between two calls back
 _QUICKLY_CHECKED = 64 << 20  # bytes; takes a fraction of a second
 
 _TABLES = """
@@ -256,8 +257,20 @@ def clear_suspect(state_folder: bytes) -> None:
         os.unlink(os.path.join(state_folder, _SUSPECT))
 
 
-def move_aside_if_broken(path: bytes, *, suspect: bool = False) -> bytes | None:
+def _going_on(meanwhile: Callable[[], None]) -> Callable[[], bool]:
+    def go_on() -> bool:
+        meanwhile()
+        return False  # or SQLite would stop
+
+    return go_on
+
+
+def move_aside_if_broken(
+    path: bytes, *, suspect: bool = False, meanwhile: Callable[[], None] = lambda: None
+) -> bytes | None:
     """Where a database that SQLite cannot read was moved to; None when it is whole or absent.
+
+    Calls `meanwhile` again and again while it is being read.
 
     Sources are the truth: what it held is worked on again. A large one is read from end to end
     only where it is `suspect`.
@@ -267,6 +280,7 @@ def move_aside_if_broken(path: bytes, *, suspect: bool = False) -> bytes | None:
     try:
         connection = apsw.Connection(os.fsdecode(path))
         connection.set_busy_timeout(BUSY_MS)  # `status` may be recovering it just now
+        connection.set_progress_handler(_going_on(meanwhile), _STEPS)
         try:
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
             tables = connection.execute(
