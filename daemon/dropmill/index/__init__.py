@@ -120,6 +120,7 @@ class Shard:
             configure(self._connection, auto_vacuum=2)  # incremental, before the first table
         configure(self._connection, journal_mode="wal", cache_size=-16_000)
         configure(self._connection, wal_autocheckpoint=4_000, synchronous=2)
+        configure(self._connection, temp_store=2)  # in memory: workers may open no file elsewhere
         keep_wal(self._connection)
         if fresh:
             with transaction(self._connection):

@@ -13,7 +13,15 @@ from typing import Any
 from ..job import Fingerprint, Outcome, State, Take, Verdict
 from . import news
 from .burial import Burial
-from .schema import COVERED, IN_HAND, TakeState, machine_faults, open_for_writing, transaction
+from .schema import (
+    COVERED,
+    IN_HAND,
+    TakeState,
+    configure,
+    machine_faults,
+    open_for_writing,
+    transaction,
+)
 
 RACY_NS = 20 * 10**6  # a file read so soon after its mtime may have been written once more since
 COMPARE_RACY_NS = 10**9
@@ -29,6 +37,7 @@ class Completion:
     ) -> None:
         """`lock` is the one that all processes share; `attempts` is `limits.attempts`."""
         self._connection = open_for_writing(state_folder, synchronous="FULL")
+        configure(self._connection, temp_store=2)  # in memory: workers may open no file elsewhere
         self._lock = lock
         self.burial = Burial(self._connection, lock)
         self._shard = shard
