@@ -837,7 +837,7 @@ class Mill:
 
     def work(self) -> None:
         job = self.pool.jobs.pop(self.chooser.randrange(len(self.pool.jobs)))
-        with opened([job], lambda job: None) as sources:
+        with opened([job], lambda job: None, lambda root: True) as sources:
             self.worked += [self.worker._outcome(1, job, found) for job, found in sources]
 
     def complete(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 
@@ -9,7 +10,8 @@ import pytest
 
 from dropmill.errors import MachineFault
 from dropmill.job import Fingerprint, Job, Kind, Outcome, Verdict
-from dropmill.opening import opened
+from dropmill.opening import ShutOut, opened
+from dropmill.source import Beneath
 
 FINGERPRINT = Fingerprint(1, 2, 3, 4, 0)
 
@@ -30,7 +32,7 @@ def test_each_job_gets_its_source_or_its_outcome_and_all_is_closed(folder: bytes
     jobs.append(job(folder + b"/no root", b"a"))
     told: list[Job] = []
     before = descriptors()
-    with opened(jobs, told.append) as sources:
+    with opened(jobs, told.append, lambda root: True) as sources:
         assert told == jobs
         (_, first), *others = sources
         assert isinstance(first, int)
@@ -55,8 +57,22 @@ def test_a_want_of_descriptors_is_the_machines_fault_and_no_file_vanished(
     try:
         with (
             pytest.raises(MachineFault),
-            opened([job(folder, b"a"), job(folder, b"b")], lambda job: None),
+            opened([job(folder, b"a"), job(folder, b"b")], lambda _: None, lambda _: True),
         ):
             pass
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_this_process_is_shut_out_of_is_nobodys_fault(
+    folder: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Beneath, relative: bytes) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Beneath, "open", refuse)
+    with pytest.raises(ShutOut), opened([job(folder, b"a")], lambda _: None, lambda _: False):
+        pass
+    with opened([job(folder, b"a")], lambda _: None, lambda _: True) as [(_, found)]:
+        assert isinstance(found, Outcome)
+        assert found.verdict is Verdict.QUARANTINED

@@ -15,20 +15,25 @@ from .source import Beneath, NotRegular
 MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS}
 
 
+class ShutOut(Exception):  # noqa: N818 - no error of anybody's
+    """A root came, or was replaced, after this process was shut in: a fresh one can open it."""
+
+
 @contextlib.contextmanager
 def opened(
-    jobs: Sequence[Job], in_hand: Callable[[Job], None]
+    jobs: Sequence[Job], in_hand: Callable[[Job], None], may_open: Callable[[bytes], bool]
 ) -> Iterator[list[tuple[Job, int | Outcome]]]:
     """Each job with its open source, or with the outcome that opening it had.
 
-    `in_hand` is told of each before it is touched. Raises MachineFault.
+    `in_hand` is told of each before it is touched; `may_open` says whether what lies in a root is
+    open to this process. Raises MachineFault and ShutOut.
     """
     roots: dict[bytes, Beneath | OSError] = {}
     sources: list[tuple[Job, int | Outcome]] = []
     try:
         for job in jobs:
             in_hand(job)
-            sources.append((job, _open(job, roots)))
+            sources.append((job, _open(job, roots, may_open)))
         yield sources
     finally:
         for _, found in sources:
@@ -39,7 +44,9 @@ def opened(
                 root.close()
 
 
-def _open(job: Job, roots: dict[bytes, Beneath | OSError]) -> int | Outcome:
+def _open(
+    job: Job, roots: dict[bytes, Beneath | OSError], may_open: Callable[[bytes], bool]
+) -> int | Outcome:
     if job.root not in roots:
         try:
             roots[job.root] = Beneath(job.root)
@@ -53,6 +60,8 @@ def _open(job: Job, roots: dict[bytes, Beneath | OSError]) -> int | Outcome:
     try:
         descriptor = root.open(job.path)
     except OSError as error:
+        if error.errno == errno.EACCES and not may_open(job.root):
+            raise ShutOut from None
         return _fault(job, error)
     with contextlib.suppress(OSError):
         length = job.end - job.first if job.ranged else 0

@@ -340,6 +340,8 @@ class Pool:
             self._is_asked = False
             return []
         jobs = self._messages.pop(done.message, ())
+        if done.returned:
+            return [Returned(list(jobs))]
         if done.fault is not None:
             return [Trouble(done.fault, list(jobs))]
         self._deaths.clear()

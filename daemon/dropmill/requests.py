@@ -14,6 +14,7 @@ from .control import Request
 from .errors import MachineFault
 from .log import rfc3339, shown
 from .mill import Mill
+from .sandbox import weakness
 from .store.completion import COMPARE_RACY_NS
 from .watch import RootStatus
 
@@ -87,6 +88,9 @@ class Requests:
         reason = self._mill.pauses.reason()
         if reason:
             problems.append({"what": "paused", "mend": reason})
+        weak = weakness()
+        if weak is not None:
+            problems.append(weak._asdict())
         problems += [
             {
                 "what": f"{shown(root.path)} is {root.state}",

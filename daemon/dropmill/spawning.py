@@ -25,7 +25,7 @@ class Spawner:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["dropmill.worker"])
+        self._context.set_forkserver_preload(["dropmill.worker", "dropmill.processors.preloaded"])
         _start_quiet_tracker()
 
     def queue(self, size: int) -> Any:

@@ -14,7 +14,6 @@ import fcntl
 import multiprocessing
 import os
 import queue
-import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -27,11 +26,12 @@ from . import log
 from .compaction import EVERY, Compaction
 from .copies import copy_path
 from .errors import FileFault, MachineFault, NotOurs
-from .index import Shard
+from .index import Shard, shard_path
 from .job import Fingerprint, Job, Kind, Outcome, Report, Verdict
-from .opening import MACHINE, opened
+from .opening import MACHINE, ShutOut, opened
 from .processors import PROCESSORS, Workbench
 from .processors.watchlist import WatchList
+from .sandbox import LIST, READ, WRITE, Access, Sandbox, lower_limits
 from .slots import Phase, Slot, Slots
 from .source import fingerprint, has_writer
 from .staging import Staging
@@ -74,6 +74,7 @@ class Done(NamedTuple):
     reports: tuple[Report, ...]
     fault: str | None = None
     broken: bool = False  # a database is: nobody can go on
+    returned: bool = False  # untouched: for a worker that can open what this one cannot
 
 
 def main(
@@ -88,6 +89,7 @@ def main(
     _narrow(settings.memory)
     log.configure(settings.log_level, settings.log_format)
     worker = Worker(number, settings, lock, reports)
+    worker.shut_in()
     reports.send(Done(0, ()))  # up
     try:
         if first is not None:
@@ -104,16 +106,13 @@ def main(
 
 
 def _narrow(memory: int) -> None:
-    """The parent owns the signals; a worker dies with it, and leaves no core."""
+    """The parent owns the signals, and a worker dies with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _die_with_the_parent()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.RLIM_INFINITY))
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as adjust:
-        adjust.write("500")
+    lower_limits(memory)
 
 
 def _die_with_the_parent() -> None:
@@ -147,6 +146,8 @@ class Worker:
         self._settings = settings
         self._reports = reports
         self._slots = Slots(settings.state_folder)
+        self._sandbox = Sandbox(_kept(settings))
+        self._must_leave = False
         self._phase(Phase.WORKING)
         # Held while this process lives: the next daemon waits until no worker holds it.
         self._alive = os.open(
@@ -169,6 +170,13 @@ class Worker:
             self._holding_the_lock,
         )
 
+    def shut_in(self) -> None:
+        """From here on it reads the roots, and writes copies and the index: nothing else."""
+        from .processors import preloaded as preloaded  # not in the parent
+
+        time.localtime()  # reads the time zone, for the log
+        self._sandbox.enter()
+
     def close(self) -> None:
         self._shard.close()
         self._completion.close()
@@ -178,9 +186,9 @@ class Worker:
         self._slots.clear(self._number)
 
     def serve(self, messages: Any) -> None:
-        """Works until a message says to leave."""
+        """Works until a message says to leave, or there is one that only others can work on."""
         until = time.monotonic() + IDLE
-        while True:
+        while not self._must_leave:
             self._phase(Phase.WAITING)
             try:
                 message: Message = messages.get(timeout=max(0.0, until - time.monotonic()))
@@ -202,15 +210,27 @@ class Worker:
     def work(self, message: Message) -> None:
         """From jobs to reports; a fault of the machine undoes the message's work."""
         try:
-            with opened(message.jobs, partial(self._in_hand, message.id)) as sources:
+            in_hand = partial(self._in_hand, message.id)
+            with opened(message.jobs, in_hand, self._may_open) as sources:
                 outcomes = [self._outcome(message.id, job, found) for job, found in sources]
             reports = self._commit(message.id, outcomes)
-        except MachineFault as fault:
+        except (MachineFault, ShutOut) as fault:
             self._shard.rollback()
             self._staging.clear()
-            self._reports.send(Done(message.id, (), str(fault)))
+            self._reports.send(self._undone(message.id, fault))
         else:
             self._reports.send(Done(message.id, reports))
+
+    def _undone(self, message: int, fault: MachineFault | ShutOut) -> Done:
+        """A fresh worker finds, or makes, the folders that are there now; what it cannot make
+        either is the machine's fault."""
+        output = self._settings.output
+        returned = isinstance(fault, ShutOut) or self._sandbox.has_lost(output)
+        self._must_leave = returned or not self._sandbox.was_left(output)
+        return Done(message, (), None if returned else str(fault), returned=returned)
+
+    def _may_open(self, root: bytes) -> bool:
+        return self._sandbox.was_left(root) and not self._sandbox.has_lost(root)
 
     # ---- process -----------------------------------------------------------------------------
 
@@ -323,6 +343,14 @@ class Worker:
                 Phase.WORKING, os.getpid(), message, job.take, job.file, time.monotonic(), job.seq
             ),
         )
+
+
+def _kept(settings: WorkerSettings) -> dict[bytes, Access]:
+    """What may be done in which folder."""
+    index = os.path.dirname(shard_path(settings.state_folder, 0))
+    kept = dict.fromkeys(settings.root_names, READ)
+    kept[settings.state_folder] = LIST  # SQLite syncs it
+    return kept | {index: WRITE, settings.output: WRITE}
 
 
 _HAVE_COPY = (Verdict.DONE, Verdict.RENAMED, Verdict.UNCHANGED)

@@ -246,8 +246,21 @@ _FAULTS = {
 }
 
 
+def _keep_open(folder: Path) -> None:
+    """The orders lie where a worker that is shut in could not read them."""
+    from dropmill.sandbox import WRITE, Sandbox
+
+    real = Sandbox.__init__
+
+    def shut(self: Sandbox, kept: dict[bytes, Any]) -> None:
+        real(self, {**kept, os.fsencode(folder): WRITE})
+
+    Sandbox.__init__ = shut  # type: ignore[method-assign, assignment]
+
+
 def _in_a_worker() -> None:
     folder = Path(os.environ["TORTURE_FOLDER"])
+    _keep_open(folder)
     journal = Journal(folder)
     for name in os.environ["TORTURE"].split(","):
         _FAULTS[name](journal, folder)
