@@ -43,6 +43,7 @@ COMMANDS = (
     "scan",
     "pause",
     "resume",
+    "service",
     "schema",
 )
 _ENVIRONMENT = {

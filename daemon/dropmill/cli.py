@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +313,49 @@ def resume() -> int:
     from .commands.steer import resume
 
     return resume(_state_folder())
+
+
+@cli.group(cls=_Group, params=[_config_option()])
+def service() -> None:
+    """Have systemd run it: install, uninstall."""
+
+
+_OF_SERVICE = (
+    click.option("--user", is_flag=True, help="A service of your own, not the system's."),
+    click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+    click.option("--force", is_flag=True, help="Even where somebody changed the files."),
+)
+
+
+def _with_service_options(command: Callable[..., int]) -> Callable[..., int]:
+    for option in reversed(_OF_SERVICE):
+        command = option(command)
+    return command
+
+
+@service.command("install")
+@_with_service_options
+def install_service(user: bool, dry_run: bool, force: bool) -> int:
+    """Write the systemd unit for this interpreter and configuration.
+
+    Says each step before anything is done; a file that somebody changed is not replaced without
+    --force. Does not start it: it says how to.
+    """
+    from .commands.service import install
+
+    return install(_config_path(), user=user, dry_run=dry_run, force=force)
+
+
+@service.command("uninstall")
+@_with_service_options
+def uninstall_service(user: bool, dry_run: bool, force: bool) -> int:
+    """Stop the service and take the unit away.
+
+    Says what it leaves, and where: the state folder, the copies, the configuration, the user.
+    """
+    from .commands.service import uninstall
+
+    return uninstall(user=user, dry_run=dry_run, force=force)
 
 
 @cli.command()
