@@ -23,8 +23,14 @@ class Made:
         self.inbox = os.fsencode(folder / "inbox")
         self.state = MadeState(os.fsencode(folder / "state"))
         self.shard = Shard(self.state.folder, 0)
+        self.in_use: set[int] = set()  # shards
         self.compaction = Compaction(
-            self.state.folder, 1, self.shard, self.state.completion, contextlib.nullcontext
+            self.state.folder,
+            1,
+            self.shard,
+            self.state.completion,
+            contextlib.nullcontext,
+            lambda number: contextlib.nullcontext(number not in self.in_use),
         )
 
     def put(self, count: int) -> list[bytes]:
@@ -65,6 +71,13 @@ def test_a_few_dead_wait_until_nothing_else_is_to_be_done(made: Made) -> None:
     assert made.shard.count() == 20
     assert made.compaction.when_idle(lambda: False)
     assert made.shard.count() == 17
+
+
+def test_a_shard_that_somebody_else_writes_to_is_left_alone(made: Made) -> None:
+    made.remove(made.put(20))
+    made.in_use.add(0)
+    assert made.compaction.when_idle(lambda: False)
+    assert made.shard.count() == 20
 
 
 def test_under_load_it_is_weighed_now_and_then_only(made: Made) -> None:

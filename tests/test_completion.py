@@ -411,7 +411,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_message_loses_and_charges_nobod
     worker.work(Message(1, tuple(jobs)))
     done = reports.recv()
     worker.close()
-    os.close(worker._alive)
+    worker._membership.close()
     for end in (reports, sending):
         end.close()
     reader = ShardReader(state.folder, 0)
@@ -461,7 +461,7 @@ def test_whoever_holds_the_lock_says_so_in_its_slot(
     assert worker._compaction.when_idle(lambda: False)
     assert worker._shard.count() == 1
     worker.close()
-    os.close(worker._alive)
+    worker._membership.close()
     lock.close()
     for end in (reports, sending):
         end.close()
@@ -498,7 +498,7 @@ def test_no_ops_are_answered_and_do_not_keep_a_worker_from_tidying_up(
     with pytest.raises(StopIteration):
         worker.serve(Pinging())
     worker.close()
-    os.close(worker._alive)
+    worker._membership.close()
     answers = 0
     while reports.poll():
         assert reports.recv() == Done(0, ())
@@ -535,7 +535,7 @@ def test_a_fault_of_the_machine_while_a_worker_is_idle_does_not_end_it(
         messages.close()
         messages.join_thread()
         worker.close()
-        os.close(worker._alive)
+        worker._membership.close()
         for end in (reports, sending):
             end.close()
 
@@ -703,7 +703,7 @@ class Mill:
 
     def close(self) -> None:
         self.worker.close()
-        os.close(self.worker._alive)
+        self.worker._membership.close()
         self.ledger.close()
         self.reports.close()
 

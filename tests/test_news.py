@@ -71,7 +71,7 @@ class Service:
 
     def close(self) -> None:
         self.worker.close()
-        os.close(self.worker._alive)
+        self.worker._membership.close()
         self.ledger.close()
         self.reports.close()
 

@@ -34,13 +34,16 @@ class Compaction:
         shard: Shard,
         completion: Completion,
         holding_the_lock: Callable[[], AbstractContextManager[None]],
+        alone_with: Callable[[int], AbstractContextManager[bool]],
     ) -> None:
-        """`holding_the_lock` tells the parent that the Lock may be held meanwhile."""
+        """`holding_the_lock` tells the parent that the Lock may be held meanwhile; `alone_with`
+        says whether nobody else writes to a shard meanwhile."""
         self._state_folder = state_folder
         self._workers = workers
         self._shard = shard
         self._completion = completion
         self._holding_the_lock = holding_the_lock
+        self._alone_with = alone_with
         self._swept = 0.0
         self._weigh_at = 0.0
 
@@ -58,15 +61,21 @@ class Compaction:
     def _passes(self, waiting: Callable[[], bool]) -> bool:
         before = time.time_ns() - SEEN_BY_SEARCHES_NS
         for number in self._numbers():
-            if self._completion.burial.dead_blocks(number, before, BLOCK) and not self._pass(
-                number, before, waiting
-            ):
-                return False
+            # A worker of a larger pool may be at its last file: what it has written and not yet
+            # told the ledger would pass for dead.
+            with self._alone_with(number) as is_alone:
+                if is_alone and not self._is_tidy(number, before, waiting):
+                    return False
         while self._shard.tidy():
             if waiting():
                 return False
         self._swept = time.monotonic()
         return True
+
+    def _is_tidy(self, number: int, before: int, waiting: Callable[[], bool]) -> bool:
+        if not self._completion.burial.dead_blocks(number, before, BLOCK):
+            return True
+        return self._pass(number, before, waiting)
 
     def _numbers(self) -> list[int]:
         return [

@@ -25,6 +25,7 @@ from .errors import BrokenState, DropmillError, MachineFault
 from .index import Shard, identity, shard_numbers, shard_path
 from .job import State
 from .log import shown
+from .membership import FILE_NAME as MEMBERS
 from .mill import FATAL_ATTEMPTS, PATIENCE, SPARED, Mill
 from .notify import Notify
 from .requests import Requests
@@ -303,7 +304,7 @@ def _only_one(state_folder: bytes) -> int:
 def _wait_for_old_workers(state_folder: bytes) -> None:
     """Workers of a daemon that was killed die with it; until they have, they may still write."""
     descriptor = os.open(
-        os.path.join(state_folder, b"workers.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640
+        os.path.join(state_folder, MEMBERS), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640
     )
     deadline = time.monotonic() + _OLD_WORKERS
     try:

@@ -28,6 +28,7 @@ from .copies import copy_path
 from .errors import FileFault, MachineFault, NotOurs
 from .index import Shard, shard_path
 from .job import Fingerprint, Job, Kind, Outcome, Report, Verdict
+from .membership import Membership
 from .opening import MACHINE, ShutOut, opened
 from .processors import PROCESSORS, Workbench
 from .processors.watchlist import WatchList
@@ -149,13 +150,7 @@ class Worker:
         self._sandbox = Sandbox(_kept(settings))
         self._must_leave = False
         self._phase(Phase.WORKING)
-        # Held while this process lives: the next daemon waits until no worker holds it.
-        self._alive = os.open(
-            os.path.join(settings.state_folder, b"workers.lock"),
-            os.O_RDWR | os.O_CREAT | os.O_CLOEXEC,
-            0o640,
-        )
-        fcntl.flock(self._alive, fcntl.LOCK_SH)
+        self._membership = Membership(settings.state_folder, number)
         self._shard = Shard(settings.state_folder, number)
         self._completion = Completion(settings.state_folder, lock, number, settings.attempts)
         self._staging = Staging(settings.output)
@@ -168,6 +163,7 @@ class Worker:
             self._shard,
             self._completion,
             self._holding_the_lock,
+            self._membership.alone_with,
         )
 
     def shut_in(self) -> None:
