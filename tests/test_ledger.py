@@ -15,7 +15,7 @@ from dropmill.job import Fingerprint, Job, Kind, Lane, Outcome, State, Verdict
 from dropmill.source import fingerprint
 from dropmill.store import schema
 from dropmill.store.folders import FolderReader
-from dropmill.store.ledger import Admission, Ledger
+from dropmill.store.ledger import RENAME_OF, Admission, Ledger
 from dropmill.store.schema import TakeState, open_for_reading, open_for_writing
 
 from .ledgers import MadeState, take
@@ -557,3 +557,8 @@ def test_a_scan_is_told_of_the_folders_below_and_of_no_others(
     assert sorted(reader.folders_below(inbox + b"/a")) == [inbox + b"/a", inbox + b"/a/b"]
     assert len(reader.folders_below(inbox)) == 4
     reader.close()
+
+
+def test_a_rename_is_looked_for_among_files_of_its_size_only(state: MadeState) -> None:
+    plan = state.ledger.all(f"EXPLAIN QUERY PLAN {RENAME_OF}", (1, 2, 3))
+    assert any("files_by_mtime (mtime_ns=? AND size=?)" in row[3] for row in plan), plan

@@ -37,6 +37,10 @@ class Admission(NamedTuple):
 _TO_COMPARE = """SELECT id FROM files WHERE compare_ns IS NOT NULL
     AND (compare_ns <= ? OR compare_ns > ?) AND state IN (2, 4, 5) LIMIT ?"""
 
+# Files of an unpacked archive may all have one mtime: the index must know their sizes too.
+RENAME_OF = """SELECT f.id, d.path, f.name FROM files f JOIN folders d ON d.id = f.folder
+    WHERE f.mtime_ns = ? AND f.size = ? AND f.kind = ? AND f.state IN (2, 6) LIMIT 8"""
+
 
 class Ledger(Table):
     """The table of every file known. One thread of the parent uses it."""
@@ -133,8 +137,7 @@ class Ledger(Table):
     def _rename_of(self, new: Admission) -> int | None:
         """The row whose path is gone and whose size and mtime agree: maybe the same content."""
         candidates = self.all(
-            "SELECT f.id, d.path, f.name FROM files f JOIN folders d ON d.id = f.folder"
-            " WHERE f.mtime_ns = ? AND f.size = ? AND f.kind = ? AND f.state IN (2, 6) LIMIT 8",
+            RENAME_OF,
             (new.fingerprint.mtime_ns, new.fingerprint.size, int(new.kind)),
         )
         for file, folder, name in candidates:

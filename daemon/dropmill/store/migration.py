@@ -48,5 +48,10 @@ _RULES = """
 CREATE TABLE rules(digest BLOB NOT NULL);
 """
 
-STEPS = {1: _NUMBERS_USED_ONCE, 2: _COMPARISONS, 3: _RULES}
+_BY_SIZE = """
+DROP INDEX files_by_mtime;
+CREATE INDEX files_by_mtime ON files(mtime_ns, size) WHERE state IN (2, 6);
+"""
+
+STEPS = {1: _NUMBERS_USED_ONCE, 2: _COMPARISONS, 3: _RULES, 4: _BY_SIZE}
 """Version → the SQL that makes the next one of it."""

@@ -14,7 +14,7 @@ import apsw
 from ..errors import DropmillError, MachineFault
 from .migration import STEPS
 
-VERSION = 4
+VERSION = 5
 FILE_NAME = b"results.db"
 BUSY_MS = 15_000
 BROKEN = (apsw.CorruptError, apsw.NotADBError)
@@ -67,7 +67,7 @@ CREATE UNIQUE INDEX files_by_path ON files(folder, name);
 CREATE INDEX files_queued ON files(lane, seq) WHERE state = 1;
 CREATE INDEX files_by_state ON files(state, finished_ns);
 CREATE INDEX files_to_compare ON files(compare_ns) WHERE compare_ns IS NOT NULL;
-CREATE INDEX files_by_mtime ON files(mtime_ns) WHERE state IN (2, 6);
+CREATE INDEX files_by_mtime ON files(mtime_ns, size) WHERE state IN (2, 6);
 
 CREATE TABLE takes(
     id INTEGER PRIMARY KEY,
