@@ -38,8 +38,8 @@ _TO_COMPARE = """SELECT id FROM files WHERE compare_ns IS NOT NULL
     AND (compare_ns <= ? OR compare_ns > ?) AND state IN (2, 4, 5) LIMIT ?"""
 
 # Files of an unpacked archive may all have one mtime: the index must know their sizes too.
-RENAME_OF = """SELECT f.id, d.path, f.name FROM files f JOIN folders d ON d.id = f.folder
-    WHERE f.mtime_ns = ? AND f.size = ? AND f.kind = ? AND f.state IN (2, 6) LIMIT 8"""
+RENAME_OF = """SELECT id, folder, name FROM files
+    WHERE mtime_ns = ? AND size = ? AND kind = ? AND state IN (2, 6) LIMIT 8"""
 
 
 class Ledger(Table):
@@ -141,7 +141,8 @@ class Ledger(Table):
             (new.fingerprint.mtime_ns, new.fingerprint.size, int(new.kind)),
         )
         for file, folder, name in candidates:
-            if not os.path.lexists(os.path.join(folder, name)):
+            (path,) = self.one("SELECT path FROM folders WHERE id = ?", (folder,)) or (b"",)
+            if not os.path.lexists(os.path.join(path, name)):
                 return int(file)
         return None
 
