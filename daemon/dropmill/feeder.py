@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -357,14 +356,14 @@ def _path(job: Job) -> bytes:
 
 
 def _plain_job(row: Row, root: bytes) -> Job:
-    path = os.path.join(row.folder, row.name)
+    inside = row.folder[len(root) + 1 :]
     return Job(
         random.getrandbits(63),
         row.id,
         row.seq,
         row.kind,
         root,
-        path[len(root) + 1 :],
+        inside + b"/" + row.name if inside else row.name,
         row.fingerprint,
         encoding=row.encoding,
         unhurried=row.unhurried,

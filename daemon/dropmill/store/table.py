@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from ..job import Fingerprint, Kind, Lane
 from .schema import TakeState, machine_faults, open_for_writing, transaction
 
+_KINDS = {int(kind): kind for kind in Kind}  # five times as fast as Kind(number)
+_LANES = {int(lane): lane for lane in Lane}
 LONGEST_WAIT_NS = 120 * 10**9  # what is further off was set by a clock that was put back since
 
 
@@ -52,8 +54,8 @@ def as_row(values: Any) -> Row:
         seq,
         folder,
         name,
-        Kind(kind),
-        Lane(lane),
+        _KINDS[kind],
+        _LANES[lane],
         Fingerprint(*values[6:11]),
         version,
         attempts,
