@@ -67,6 +67,22 @@ class Message(NamedTuple):
     jobs: tuple[Job, ...]
     ping: bool = False  # a no-op: say that you live
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Lists and tuples alone: pickle asks a named tuple, in Python, what it is made of.
+        jobs = list(map(list, self.jobs))
+        for job in jobs:
+            job[_FINGERPRINT] = tuple(job[_FINGERPRINT])
+        return _as_message, (self.id, jobs)
+
+
+_FINGERPRINT = Job._fields.index("fingerprint")
+
+
+def _as_message(number: int, jobs: list[list[Any]]) -> Message:
+    for job in jobs:
+        job[_FINGERPRINT] = Fingerprint._make(job[_FINGERPRINT])
+    return Message(number, tuple(map(Job._make, jobs)))
+
 
 class Done(NamedTuple):
     """A message on its way back: a report for each job, or the machine's fault."""
@@ -76,6 +92,13 @@ class Done(NamedTuple):
     fault: str | None = None
     broken: bool = False  # a database is: nobody can go on
     returned: bool = False  # untouched: for a worker that can open what this one cannot
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _as_done, (self.message, list(map(tuple, self.reports)), self.fault, self.broken)
+
+
+def _as_done(message: int, reports: list[tuple[Any, ...]], fault: str | None, broken: bool) -> Done:
+    return Done(message, tuple(map(Report._make, reports)), fault, broken)
 
 
 def main(
