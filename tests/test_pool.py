@@ -8,6 +8,7 @@ import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
 import os
+import pickle
 import resource
 import signal
 import threading
@@ -20,11 +21,11 @@ from PIL import Image
 
 from dropmill import spawning
 from dropmill.errors import DropmillError
-from dropmill.job import Job, Kind, Outcome, State, Verdict
+from dropmill.job import Fingerprint, Job, Kind, Outcome, Report, State, Take, Verdict
 from dropmill.pool import Event, Finished, Killed, Pool, Returned, Trouble
 from dropmill.processors import PROCESSORS, Workbench
 from dropmill.slots import Phase, Slot
-from dropmill.worker import Message, WorkerSettings, main
+from dropmill.worker import Done, Message, WorkerSettings, main
 
 from .ledgers import MadeState
 
@@ -76,6 +77,22 @@ def _eat_shared() -> None:
     for place in range(0, 1 << 30, 4096):
         held[place] = 1
     time.sleep(60)
+
+
+def test_a_message_and_its_reports_travel_as_what_they_are() -> None:
+    take = Take(5, 0, 9, b"digest", 1, False, {"word": [1]})
+    fingerprint = Fingerprint(1, 2, 3, 4, 5)
+    job = Job(7, 8, 9, Kind.IMAGE, b"/srv", b"a.jpg", fingerprint, known=(take,), moved_from=4)
+    report = Report(7, 8, Verdict.SKIPPED, "why", True, 3, {"word": [1, 2]})
+    for sent in (
+        Message(1, (job, job._replace(take=10))),
+        Message(2, ()),
+        Done(1, (report,)),
+        Done(1, (), "full", broken=True),
+    ):
+        arrived = pickle.loads(pickle.dumps(sent))
+        assert arrived == sent
+        assert repr(arrived) == repr(sent)  # named tuples are equal to plain ones
 
 
 class Service:

@@ -69,7 +69,7 @@ class Message(NamedTuple):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Lists and tuples alone: pickle asks a named tuple, in Python, what it is made of.
-        jobs = list(map(list, self.jobs))
+        jobs: list[list[Any]] = list(map(list, self.jobs))
         for job in jobs:
             job[_FINGERPRINT] = tuple(job[_FINGERPRINT])
         return _as_message, (self.id, jobs)
