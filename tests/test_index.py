@@ -191,6 +191,20 @@ def test_a_shard_is_durable_and_its_settings_are_in_force(shard: Shard) -> None:
     assert (pragma("journal_mode"), pragma("synchronous"), pragma("auto_vacuum")) == ("wal", 2, 2)
 
 
+def test_a_shard_with_other_settings_is_given_ours(folder: bytes) -> None:
+    Shard(folder, 0).close()
+    other = apsw.Connection(os.fsdecode(shard_path(folder, 0)))
+    other.execute("INSERT INTO words(words, rank) VALUES('automerge', 4)")
+    other.execute("DELETE FROM words_config WHERE k = 'hashsize'")
+    other.close()
+    Shard(folder, 0).close()
+    again = apsw.Connection(os.fsdecode(shard_path(folder, 0)))
+    found = dict(again.execute("SELECT k, v FROM words_config"))
+    assert found["automerge"] == 16
+    assert found["hashsize"] == 8 << 20
+    again.close()
+
+
 def test_a_reader_needs_no_writer(folder: bytes) -> None:
     shard = Shard(folder, 0)
     shard.add(block(1), "word")

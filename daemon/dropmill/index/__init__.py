@@ -37,6 +37,8 @@ CREATE VIRTUAL TABLE words USING fts5(
 );
 INSERT INTO shard VALUES(randomblob(16));
 """
+# deletemerge 0: compaction merges by itself, in steps that it can bound.
+_SETTINGS = {"hashsize": 8 << 20, "automerge": 16, "crisismerge": 64, "deletemerge": 0}
 _MERGE_PAGES = 500  # a step of at most about 64 ms
 _SWEEP = 2_000  # blocks a step
 
@@ -125,11 +127,16 @@ class Shard:
         if fresh:
             with transaction(self._connection):
                 self._connection.execute(_TABLES)
-        # deletemerge 0: compaction merges by itself, in steps that it can bound.
-        for name, value in (
-            ("hashsize", 8 << 20), ("automerge", 16), ("crisismerge", 64), ("deletemerge", 0),
-        ):  # fmt: skip
-            self._connection.execute("INSERT INTO words(words, rank) VALUES(?, ?)", (name, value))
+                self._settle_for({})
+        else:
+            self._settle_for(dict(self._connection.execute("SELECT k, v FROM words_config")))
+
+    def _settle_for(self, found: dict[str, object]) -> None:
+        """Writes those of the settings that are others than it has: each write is a sync."""
+        for name, value in _SETTINGS.items():
+            if found.get(name) != value:
+                sql = "INSERT INTO words(words, rank) VALUES(?, ?)"
+                self._connection.execute(sql, (name, value))
 
     def add(self, block: Block, text: str) -> None:
         """Indexes a block; nobody sees it before `commit`.
