@@ -350,12 +350,16 @@ def _repair(state_folder: bytes, workers: int, meanwhile: Callable[[], None]) ->
             logger.error("%s is broken: moved to %s; what it held is taken in again",
                          shown(path), shown(aside))  # fmt: skip
     clear_suspect(state_folder)
+    shards = []
     for number in range(workers):
         meanwhile()
-        Shard(state_folder, number).close()
+        shards.append(Shard(state_folder, number))
     ledger = Ledger(state_folder)
     try:
+        # While they are open: closing one for the last time costs syncs.
         marks = {number: identity(state_folder, number) for number in shard_numbers(state_folder)}
+        for shard in shards:
+            shard.close()
         lost = ledger.adopt_shards(marks)
         if lost:
             logger.warning("%d files were in a part of the index that is lost: queued again", lost)
