@@ -85,6 +85,7 @@ ALLOWED: dict[str, set[str]] = {
     "durable": set(),
     "errors": set(),
     "feeder": {"job", "pool", "processors.text", "store.ledger", "store.table"},
+    "fork_server": set(),
     "index": {"durable", "store.schema"},
     "index.reading": {"errors", "index"},
     "intake": {
@@ -170,7 +171,7 @@ ALLOWED: dict[str, set[str]] = {
     "settle": {"job"},
     "slots": set(),
     "source": {"job"},
-    "spawning": {"worker", "worker_handle"},
+    "spawning": {"fork_server", "worker", "worker_handle"},
     "staging": {"durable", "errors"},
     "store": set(),
     "store.absence": {"job", "store.table"},

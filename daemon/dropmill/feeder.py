@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterable

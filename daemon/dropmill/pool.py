@@ -475,7 +475,9 @@ class Pool:
         self._start_at, self._vacant = None, []
         if self._queue is None:
             return []
-        returned = [job for message in self._taken_back() for job in message.jobs]
+        # Where nothing was sent it would only be waited for.
+        taken = [] if self.idle() else self._taken_back()
+        returned = [job for message in taken for job in message.jobs]
         for worker in self._workers:
             if worker.leaving is None:
                 with contextlib.suppress(queue.Full):

@@ -6,12 +6,11 @@ A fork of this process would carry watchdog's threads and watches along.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import random
-from multiprocessing import resource_tracker
 from typing import Any
 
+from . import fork_server
 from .worker import Message, WorkerSettings, main
 from .worker_handle import WorkerHandle
 
@@ -24,9 +23,8 @@ class Spawner:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["dropmill.worker", "dropmill.processors.preloaded"])
-        _start_quiet_tracker()
+        self._context = fork_server.CONTEXT
+        fork_server.begin()
 
     def queue(self, size: int) -> Any:
         """A Queue for so many messages."""
@@ -71,21 +69,3 @@ def _need_descriptors() -> None:
 def delay(times: int) -> float:
     """Seconds to wait after so many waits in a row: 1 doubling to 60, jittered."""
     return min(LONGEST_DELAY, 2.0 ** min(times, 6) * random.uniform(1.0, 1.5))
-
-
-def _start_quiet_tracker() -> None:
-    """Starts the process that unlinks our semaphores should all of us be killed.
-
-    It would warn, into the journal of a service that is gone, that it does its duty.
-    """
-    before = os.environ.get("PYTHONWARNINGS")
-    quiet = "ignore:resource_tracker:UserWarning"
-    os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
-    try:
-        with contextlib.suppress(OSError):  # then whoever needs it first starts it
-            resource_tracker.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONWARNINGS"]
-        else:
-            os.environ["PYTHONWARNINGS"] = before

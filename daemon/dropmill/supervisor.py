@@ -59,6 +59,7 @@ class Supervisor:
         self,
         config_path: Path,
         config: Config,
+        notify: Notify,
         *,
         once: bool = False,
         progress: Progress | None = None,
@@ -77,7 +78,7 @@ class Supervisor:
         self._ticked = self._shown = 0.0
         self._total = 0
         self._following = Following(config_path, config)
-        self._notify = Notify.from_environment()
+        self._notify = notify
 
     # ---- the main loop -----------------------------------------------------------------------
 

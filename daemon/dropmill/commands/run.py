@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .. import config, log, tally
+from .. import config, fork_server, log, tally
 from ..errors import DropmillError
 from ..job import State
+from ..notify import Notify
 from ..store.reading import OUTCOMES, Reader, Which
 from .printing import amount, duration, has_colour, printable, shown
 
 _NAMED = 10
+_COLLECT_EVERY = 20_000  # new objects; there are no cycles among what a file makes
 
 Progress = Callable[[int, int, str], None]
 
 
 def run(config_path: Path, *, once: bool) -> int:
     """Runs it; gives its exit code. Raises UsageError for a wrong configuration."""
+    notify = Notify.from_environment()  # first: what is started from here on inherits the rest
+    fork_server.begin()  # it imports while we do
+    gc.disable()
     loaded = config.load(config_path)
     began = time.monotonic()
     # The bar takes stderr over, so that log lines appear above it: the log is set up within.
@@ -31,10 +37,19 @@ def run(config_path: Path, *, once: bool) -> int:
             tally.say_only_what_went_wrong()
         from ..supervisor import Supervisor
 
-        code = int(Supervisor(config_path, loaded, once=once, progress=progress).run())
+        _collect_seldom()
+        supervisor = Supervisor(config_path, loaded, notify, once=once, progress=progress)
+        code = int(supervisor.run())
     if once:
         _sum_up(os.fsencode(loaded.state), time.monotonic() - began)
     return code
+
+
+def _collect_seldom() -> None:
+    """What is imported by now is for good: the garbage collector need not look at it again."""
+    gc.freeze()
+    gc.set_threshold(_COLLECT_EVERY)
+    gc.enable()
 
 
 @contextlib.contextmanager
