@@ -56,7 +56,7 @@ class Watched:
     def notice(self, path: bytes, *, moved: bool = False, gone: bool = False) -> None:
         self.intake.noticed(self.root, path, moved=moved, gone=gone)
 
-    def scan(self, folder: bytes | None = None, *, complete: bool = True) -> bool:
+    def scan(self, folder: bytes | None = None, *, complete: bool = True, walk: int = 0) -> bool:
         """What the scan thread does with one folder."""
         folder = folder or self.root
         with os.scandir(folder) as entries:
@@ -66,7 +66,7 @@ class Watched:
                 if entry.is_file(follow_symlinks=False)
             ]
         device = os.stat(self.root).st_dev
-        listing = Listing(self.root, folder, files, None, complete, None, None, False, device)
+        listing = Listing(self.root, folder, files, None, complete, None, None, False, device, walk)
         return self.intake.compare(listing)
 
     def state_of(self, path: bytes) -> State | None:
@@ -216,6 +216,25 @@ def test_a_whole_scan_notices_folders_that_it_did_not_meet(watched: Watched) -> 
     watched.intake.check_folders_below(watched.root)
     watched.intake.admit()
     assert watched.state_of(path) is State.GONE
+
+
+def test_a_whole_scan_does_not_ask_again_for_folders_that_it_met(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (b"/d/a", b"/e/a"):
+        watched.state.done(watched.root + name)
+    asked: list[bytes] = []
+
+    def is_real_folder(root: bytes, folder: bytes) -> bool:
+        asked.append(folder)
+        return True
+
+    monkeypatch.setattr("dropmill.intake._is_real_folder", is_real_folder)
+    watched.scan(watched.root + b"/d", walk=7)
+    watched.intake.check_folders_below(watched.root, walk=7)
+    assert asked == [watched.root + b"/e"]
+    watched.intake.check_folders_below(watched.root, walk=8)
+    assert asked[1:] == [watched.root + b"/d", watched.root + b"/e"]
 
 
 # ---- links -------------------------------------------------------------------------------------

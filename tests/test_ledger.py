@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from dropmill.errors import DropmillError, MachineFault
 from dropmill.job import Fingerprint, Job, Kind, Lane, Outcome, State, Verdict
 from dropmill.source import fingerprint
 from dropmill.store import schema
-from dropmill.store.folders import FolderReader
+from dropmill.store.folders import AHEAD, FolderReader
 from dropmill.store.ledger import RENAME_OF, Admission, Ledger
 from dropmill.store.schema import TakeState, open_for_reading, open_for_writing
 
@@ -554,9 +555,61 @@ def test_a_scan_is_told_of_the_folders_below_and_of_no_others(
         os.mkdir(os.path.join(inbox, name))
         state.admit(write(os.path.join(inbox, name, b"x")))
     reader = FolderReader(open_for_reading(state.folder))
-    assert sorted(reader.folders_below(inbox + b"/a")) == [inbox + b"/a", inbox + b"/a/b"]
+    below = [path for _, path in reader.folders_below(inbox + b"/a")]
+    assert sorted(below) == [inbox + b"/a", inbox + b"/a/b"]
     assert len(reader.folders_below(inbox)) == 4
     reader.close()
+
+
+def make_folders(state: MadeState, inbox: bytes) -> list[bytes]:
+    """Nested ones with 1 to 40 files each, whose order as a tree is another than as paths."""
+    folders = [inbox + name for name in (b"/a", b"/a/b", b"/a/b-c", b"/a-b", b"/a.b", b"/b", b"/c")]
+    for number, folder in enumerate(folders):
+        os.mkdir(folder)
+        for name in range(1, 42, number + 1):
+            state.admit(write(b"%s/%d" % (folder, name)))
+    return folders
+
+
+def is_told_all(reader: FolderReader, walk: int, folders: list[bytes]) -> bool:
+    return all(reader.met(folder, walk).files == reader.known(folder) for folder in folders)
+
+
+def test_a_walk_is_told_the_same_in_whatever_order_it_goes(
+    state: MadeState, inbox: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [*make_folders(state, inbox), inbox, inbox + b"/none"]
+    reader = FolderReader(open_for_reading(state.folder))
+    monkeypatch.setattr("dropmill.store.folders._MOST_AHEAD", 64)
+    chance = random.Random(1)
+    for walk in range(1, 40):
+        monkeypatch.setattr("dropmill.store.folders._LEAST_AHEAD", walk)
+        assert is_told_all(reader, walk, chance.sample(folders, len(folders)))
+        assert is_told_all(reader, walk + 1_000, sorted(folders))
+    reader.close()
+
+
+def test_a_walk_is_told_nothing_that_was_read_for_another(state: MadeState, inbox: bytes) -> None:
+    state.admit(write(inbox + b"/a"))
+    reader = FolderReader(open_for_reading(state.folder))
+    assert set(reader.met(inbox, 1).files) == {b"a"}
+    state.admit(write(inbox + b"/b"))
+    assert set(reader.met(inbox, 2).files) == {b"a", b"b"}
+    reader.close()
+
+
+def test_a_portion_of_a_folder_is_told_by_its_bounds(state: MadeState, inbox: bytes) -> None:
+    for name in b"abcd":
+        state.admit(write(inbox + b"/%c" % name))
+    reader = FolderReader(open_for_reading(state.folder))
+    assert set(reader.known(inbox, b"a", b"c")) == {b"b", b"c"}
+    assert set(reader.known(inbox, b"c")) == {b"d"}
+    reader.close()
+
+
+def test_a_walk_is_read_ahead_of_without_sorting(state: MadeState) -> None:
+    plan = state.ledger.all(f"EXPLAIN QUERY PLAN {AHEAD}", (b"/", 10))
+    assert not any("TEMP B-TREE" in row[3] for row in plan), plan
 
 
 def test_a_rename_is_looked_for_among_files_of_its_size_only(state: MadeState) -> None:

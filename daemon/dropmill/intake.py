@@ -12,6 +12,7 @@ import queue
 import stat
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from .processors.text import RANGE
 from .rules import Rules
 from .settle import Gone, Look, Ready, Settle
 from .source import NotRegular, fingerprint, has_writer, is_absent, look, opened
-from .store.folders import FolderReader, Known
+from .store.folders import FolderReader
 from .store.ledger import Admission, Ledger
 from .store.schema import open_for_reading
 from .watch.scan import Listing
@@ -52,6 +53,7 @@ class Intake:
         self._findings: queue.Queue[_Finding] = queue.Queue(_FINDINGS)
         self._readers = threading.local()
         self._opened: list[FolderReader] = []
+        self._met = array("Q")  # folder → the walk that came to it last
         self._ready: list[Admission] = []
         self._absent: list[bytes] = []
         self._rescans: dict[tuple[bytes, bytes], float] = {}  # (root, folder) → when
@@ -133,22 +135,25 @@ class Intake:
         """
         root = self._rules.of(folder)
         reader = self._reader()
-        for below in reader.folders_below(folder):
+        for _, below in reader.folders_below(folder):
             known = reader.known(below)
-            keeps = any(row.fingerprint.device for row in known.values())
+            keeps = any(map(_device, known.values()))
             is_away = keeps and root is not None and _is_on_the_root(root, below)
-            for name, row in known.items():
-                if not (row.fingerprint.device and is_away):
+            for name, mark in known.items():
+                if not (_device(mark) and is_away):
                     self.gone(os.path.join(below, name))
 
-    def check_folders_below(self, top: bytes) -> None:
+    def check_folders_below(self, top: bytes, walk: int = 0) -> None:
         """After a complete scan: folders that the ledger knows and the walk did not meet."""
         root = self._rules.of(top)
         if root is None:
             return
-        for folder in self._reader().folders_below(top):
-            if not _is_real_folder(root, folder):
+        for number, folder in self._reader().folders_below(top):
+            if not (walk and self._was_met(number, walk)) and not _is_real_folder(root, folder):
                 self.folder_gone(folder)
+
+    def _was_met(self, folder: int, walk: int) -> bool:
+        return folder < len(self._met) and self._met[folder] == walk
 
     # ---- scans (in their threads) ------------------------------------------------------------
 
@@ -157,44 +162,75 @@ class Intake:
 
         Waits while the main loop has many findings to work off.
         """
-        known = self._reader().known(listing.folder)
-        if listing.after is not None or listing.upto is not None:
-            known = {name: row for name, row in known.items() if _within(name, listing)}
+        known = self._known(listing)
         settled: list[Admission] = []
         unsettled: list[tuple[bytes, Fingerprint]] = []
-        any_known = False
-        now, device = time.time(), listing.device
-        settle = self._rules[listing.root].settle
+        found, any_known = 0, False
+        stranger = listing.stranger
+        # Of a root that is who it was the ledger does not keep the device.
+        own = -1 if stranger else listing.device
         for name, status in listing.files:
-            bare = fingerprint(status)
-            seen = bare if listing.stranger else _mark(bare, device)
-            row = known.pop(name, None)
-            if row is not None:
-                any_known |= not listing.stranger or row.fingerprint.device != bare.device
-                if row.fingerprint == seen:
+            device = status.st_dev
+            seen = (
+                status.st_ino,
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+                0 if device == own else device,
+            )
+            mark = known.get(name)
+            if mark is not None:
+                found += 1
+                any_known = any_known or not stranger or mark[-1] != device
+                if mark == seen:
                     continue
-            kind = self._rules.kind(name)
-            if kind is None:
-                continue
-            if now - status.st_mtime <= settle:  # or the mtime lies in the future
-                unsettled.append((os.path.join(listing.folder, name), fingerprint(status)))
-            else:
-                lane = _lane(kind, seen.size, Lane.BACKLOG)
-                settled.append(Admission(listing.folder, name, seen, kind, lane))
-        gone = self._gone(listing, known, device) if listing.complete else []
+            self._differs(listing, name, status, Fingerprint(*seen), settled, unsettled)
+        gone = self._gone(listing, known) if listing.complete and found < len(known) else []
         if settled or unsettled or gone:
             self._findings.put(_Finding(listing.root, settled, unsettled, gone))
             self._wake()
         return any_known or self._is_unknown_root(listing)
 
+    def _known(self, listing: Listing) -> dict[bytes, tuple[int, ...]]:
+        """What the ledger knows of a listed folder, or of the portion that is listed of it."""
+        reader = self._reader()
+        if listing.after is not None or listing.upto is not None:
+            return reader.known(listing.folder, listing.after or b"", listing.upto)
+        number, files = reader.met(listing.folder, listing.walk)
+        if number >= len(self._met):
+            self._met.frombytes(bytes(self._met.itemsize * (number + 1_000)))
+        self._met[number] = listing.walk
+        return files
+
+    def _differs(
+        self,
+        listing: Listing,
+        name: bytes,
+        status: os.stat_result,
+        seen: Fingerprint,
+        settled: list[Admission],
+        unsettled: list[tuple[bytes, Fingerprint]],
+    ) -> None:
+        """A file is not what the ledger knows: to be admitted, at once or when it is quiet."""
+        kind = self._rules.kind(name)
+        if kind is None:
+            return
+        age = time.time() - status.st_mtime
+        if age <= self._rules[listing.root].settle:  # or the mtime lies in the future
+            unsettled.append((os.path.join(listing.folder, name), fingerprint(status)))
+        else:
+            lane = _lane(kind, seen.size, Lane.BACKLOG)
+            settled.append(Admission(listing.folder, name, seen, kind, lane))
+
     @staticmethod
-    def _gone(listing: Listing, known: dict[bytes, Known], root_device: int) -> list[bytes]:
+    def _gone(listing: Listing, known: dict[bytes, tuple[int, ...]]) -> list[bytes]:
         """What a complete listing lacks, but for what lay on a mount that is away."""
-        away = [name for name, row in known.items() if row.fingerprint.device]
-        if away and os.stat(listing.folder).st_dev == root_device:
-            for name in away:
-                del known[name]
-        return [os.path.join(listing.folder, name) for name in known]
+        there = {name for name, _ in listing.files}
+        lacking = [name for name in known if name not in there]
+        away = {name for name in lacking if _device(known[name])}
+        if away and os.stat(listing.folder).st_dev == listing.device:
+            lacking = [name for name in lacking if name not in away]
+        return [os.path.join(listing.folder, name) for name in lacking]
 
     def _is_unknown_root(self, listing: Listing) -> bool:
         """Whether nothing is known below a root but what came with whoever is there now.
@@ -204,8 +240,8 @@ class Intake:
         if listing.complete or listing.folder != listing.root:
             return False
         reader = self._reader()
-        rows = (reader.known(folder).values() for folder in reader.folders_below(listing.root))
-        return all(row.fingerprint.device == listing.device for each in rows for row in each)
+        folders = (reader.known(folder) for _, folder in reader.folders_below(listing.root))
+        return all(_device(mark) == listing.device for each in folders for mark in each.values())
 
     def _reader(self) -> FolderReader:
         reader: FolderReader | None = getattr(self._readers, "reader", None)
@@ -348,9 +384,9 @@ def _lane(kind: Kind, size: int, usual: Lane) -> Lane:
     return Lane.LARGE if kind is Kind.TEXT and size > RANGE else usual
 
 
-def _within(name: bytes, listing: Listing) -> bool:
-    above = listing.after is None or name > listing.after
-    return above and (listing.upto is None or name <= listing.upto)
+def _device(mark: tuple[int, ...]) -> int:
+    """The device of a ledger's fingerprint: 0 for that of its root."""
+    return mark[-1]
 
 
 def _is_on_the_root(root: bytes, path: bytes) -> bool:

@@ -272,7 +272,7 @@ class Mill:
         if done.vanished:
             self.intake.folder_gone(done.folder)
         elif done.complete:
-            self.intake.check_folders_below(done.folder)
+            self.intake.check_folders_below(done.folder, done.walk)
             if done.folder == done.root:
                 with suppress(OSError, MachineFault):  # the next scan sees it again
                     status = os.stat(done.root)

@@ -43,6 +43,7 @@ class ScanDone(NamedTuple):
     folders: int
     files: int
     seconds: float
+    walk: int = 0  # its number, as the listings give it
 
 
 class RootLost(NamedTuple):
@@ -242,5 +243,6 @@ class RootThread(threading.Thread):
                 walk.folders,
                 walk.files,
                 seconds,
+                walk.number,
             )
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 from collections.abc import Callable
@@ -26,6 +27,7 @@ _FOLDER_BENEATH = _FOLDER | os.O_NOFOLLOW
 _NOT_A_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _PORTION = 5_000  # files a listing: a stat result takes about 1 kB
 _BREATH = 100  # files between two signs of life
+_walks = itertools.count(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,7 @@ class Listing(NamedTuple):
     upto: bytes | None  # and <= `upto`; None: no such bound
     stranger: bool  # who stands here is not who was known
     device: int  # of the root
+    walk: int = 0  # the number of the walk; 0: of none
 
 
 # Gives whether any of the listed files was known before; where a stranger stands: before that
@@ -102,6 +105,7 @@ class Walk:
         self._compare = compare
         self._carry_on = carry_on
         self._device = 0  # the root's
+        self.number = next(_walks)
         self._trees: list[_Tree] = []
         self.complete = True
         self.vanished = False
@@ -226,7 +230,7 @@ class Walk:
         excludes, recursive = self._root.excludes, self._root.recursive
         prefix = level.relative + b"/" if level.relative else b""
         with os.scandir(level.descriptor) as entries:
-            for number, entry in enumerate(entries):
+            for number, entry in enumerate(entries, 1):
                 if number % _BREATH == 0:
                     self._carry_on()
                 try:
@@ -243,6 +247,7 @@ class Walk:
 
     def _compare_all(self, level: _Level, names: list[bytes]) -> None:
         subfolders: list[bytes] | None = level.subfolders + self._absent_mounts(level)
+        level.subfolders.sort(reverse=True)  # so that they are walked in the order of names
         if len(names) > _PORTION:
             names.sort()
         after: bytes | None = None
@@ -262,6 +267,7 @@ class Walk:
                     upto,
                     level.tree.is_stranger,
                     self._device,
+                    self.number,
                 ),
             )
             after, subfolders = upto, None
@@ -275,7 +281,7 @@ class Walk:
         look, folder = os.stat, level.descriptor
         files = []
         complete = True
-        for number, name in enumerate(names):
+        for number, name in enumerate(names, 1):
             if number % _BREATH == 0:
                 self._carry_on()
             try:
