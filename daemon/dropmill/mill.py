@@ -409,8 +409,7 @@ class Mill:
         return self.watch.is_settled() and self._pool.is_up()
 
     def left_to_do(self) -> int:
-        counts = self.ledger.counts()
-        return counts.get(State.QUEUED, 0) + counts.get(State.RETRY, 0) + self.intake.waiting()
+        return self.ledger.unfinished() + self.intake.waiting()
 
     def is_compared(self, by_ns: int) -> bool:
         """Whether what is due by then to be compared once more was; else it is, now."""

@@ -33,9 +33,10 @@ class Admission(NamedTuple):
     unhurried: bool = True
 
 
-# One that is further off than any is set was set by a clock that was put back since.
-_TO_COMPARE = """SELECT id FROM files WHERE compare_ns IS NOT NULL
-    AND (compare_ns <= ? OR compare_ns > ?) AND state IN (2, 4, 5) LIMIT ?"""
+# One that is further off than any is set was set by a clock that was put back since. The plus keeps
+# SQLite from its index by state, in which most files are of one.
+TO_COMPARE = """SELECT id FROM files WHERE compare_ns IS NOT NULL
+    AND (compare_ns <= ? OR compare_ns > ?) AND +state IN (2, 4, 5) LIMIT ?"""
 
 # Files of an unpacked archive may all have one mtime: the index must know their sizes too.
 RENAME_OF = """SELECT id, folder, name FROM files
@@ -185,12 +186,12 @@ class Ledger(Table):
 
         They stay what they are, also in search, unless something else comes of it.
         """
-        due = self.all(_TO_COMPARE, (by_ns, by_ns + LONGEST_WAIT_NS, limit))
+        due = self.all(TO_COMPARE, (by_ns, by_ns + LONGEST_WAIT_NS, limit))
         return [row for (file,) in due if (row := self.row(file)) is not None]
 
     def is_comparison_due(self, by_ns: int) -> bool:
         """Whether any file is to be compared once more by that time, or is just now."""
-        return bool(self.all(_TO_COMPARE, (by_ns, by_ns + LONGEST_WAIT_NS, 1)))
+        return bool(self.all(TO_COMPARE, (by_ns, by_ns + LONGEST_WAIT_NS, 1)))
 
     def feed_again(self, files: Iterable[int]) -> None:
         """Puts files that are queued still at the end of their lanes."""
@@ -240,6 +241,11 @@ class Ledger(Table):
         """Files by state."""
         found = self.all("SELECT state, count(*) FROM files GROUP BY state")
         return {State(state): count for state, count in found}
+
+    def unfinished(self) -> int:
+        """How many files are queued, or will be tried again."""
+        (count,) = self.one("SELECT count(*) FROM files WHERE state IN (1, 3)")
+        return int(count)
 
     def has_small_queued(self) -> bool:
         """Whether anything is queued that is no large text."""

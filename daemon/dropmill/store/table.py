@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..job import Fingerprint, Kind, Lane
@@ -77,8 +78,12 @@ class Table:
         """`lock` gives the Lock that the workers share, for one write."""
         self._lock = lock
         self.connection = open_for_writing(state_folder, synchronous="NORMAL")
+
+    @cached_property
+    def _seq(self) -> int:
+        """Of the newest admission; looked for only where it is needed: it takes 0.2 µs a file."""
         (highest,) = self.one("SELECT max(seq) FROM files") or (0,)
-        self._seq = int(highest or 0)
+        return int(highest or 0)
 
     def close(self) -> None:
         self.connection.close()
