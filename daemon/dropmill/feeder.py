@@ -145,9 +145,13 @@ class Feeder:
 
     def _cursor(self, lane: Lane) -> tuple[Callable[[int], list[Row]], Callable[[int], None]]:
         def rows(limit: int) -> list[Row]:
-            return self._ledger.queued(
-                lane, self._cursors[lane], self._ledger.seq, limit, newest_first=False
-            )
+            after, newest = self._cursors[lane], self._ledger.seq
+            if after == newest:
+                return []
+            found = self._ledger.queued(lane, after, newest, limit, newest_first=False)
+            if not found:
+                used(newest)  # nothing is queued again but with a number above it
+            return found
 
         def used(seq: int) -> None:
             self._cursors[lane] = seq

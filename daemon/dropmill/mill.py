@@ -494,5 +494,14 @@ def _watched(root: Any, ledger: Ledger) -> watch.WatchedRoot:
         return root.excludes_name(os.fsdecode(relative), is_folder) is not None
 
     return watch.WatchedRoot(
-        path, root.recursive, excludes, root.observer, root.poll_every, ledger.root_identity(path)
+        path,
+        root.recursive,
+        excludes if root.exclude else _excludes_nothing,
+        root.observer,
+        root.poll_every,
+        ledger.root_identity(path),
     )
+
+
+def _excludes_nothing(relative: bytes, is_folder: bool) -> bool:
+    return False
