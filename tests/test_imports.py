@@ -86,7 +86,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "feeder": {"job", "pool", "processors.text", "store.ledger", "store.table"},
     "fork_server": set(),
-    "index": {"durable", "store.schema"},
+    "index": {"durable", "errors", "store.schema"},
     "index.reading": {"errors", "index"},
     "intake": {
         "job",

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import apsw
 
 from ..durable import make_folder
-from ..store.schema import configure, keep_wal, machine_faults, transaction
+from ..errors import MachineFault
+from ..store.schema import configure, keep_wal, machine_fault, machine_faults, transaction
 
 TOKENIZER = ("unicode61", ["remove_diacritics", "2", "tokenchars", "_"])
 _TABLES = """
@@ -112,6 +113,8 @@ class Shard:
         self.number = number
         self._connection = apsw.Connection(os.fsdecode(shard_path(state_folder, number)))
         self._connection.set_busy_timeout(15_000)
+        self._name = f"shard-{number}.db"
+        self._added: list[tuple[int, ...]] = []  # rows of `blocks` that `commit` writes
         self._prepare()
         (highest,) = self._connection.execute("SELECT max(id) FROM blocks").fetchone() or (0,)
         self._next = int(highest or 0) + 1
@@ -143,25 +146,40 @@ class Shard:
 
         Raises MachineFault: what does not fit in memory goes to disk before that.
         """
-        with machine_faults(f"shard-{self.number}.db"):
-            execute = self._connection.execute
+        try:
             if not self._connection.in_transaction:
-                execute("BEGIN IMMEDIATE")
-            execute("INSERT INTO words(rowid, text) VALUES(?, ?)", (self._next, text))
-            execute("INSERT INTO blocks VALUES(?, ?, ?, ?, ?)", (self._next, *block))
+                self._need_nothing_lost()
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute(
+                "INSERT INTO words(rowid, text) VALUES(?, ?)", (self._next, text)
+            )
+        except apsw.Error as error:
+            raise machine_fault(self._name, error) or error from None
+        self._added.append((self._next, *block))
         self._next += 1
+
+    def _need_nothing_lost(self) -> None:
+        """Some errors (out of memory, ...) have SQLite roll back all of the transaction."""
+        if self._added:
+            raise MachineFault(f"{self._name}: SQLite gave up the transaction")
 
     def commit(self) -> None:
         """Raises MachineFault (disk full, ...) and then holds none of it."""
-        if self._connection.in_transaction:
-            try:
-                with machine_faults(f"shard-{self.number}.db"):
+        try:
+            if self._connection.in_transaction:
+                with machine_faults(self._name):
+                    self._connection.executemany(
+                        "INSERT INTO blocks VALUES(?, ?, ?, ?, ?)", self._added
+                    )
                     self._connection.execute("COMMIT")
-            except BaseException:
-                self.rollback()
-                raise
+                self._added.clear()
+            self._need_nothing_lost()
+        except BaseException:
+            self.rollback()
+            raise
 
     def rollback(self) -> None:
+        self._added.clear()
         if self._connection.in_transaction:
             with contextlib.suppress(apsw.Error):
                 self._connection.execute("ROLLBACK")
@@ -184,7 +202,7 @@ class Shard:
         dead = removable({take for _, take in blocks})
         doomed = [(block,) for block, take in blocks if take in dead]
         if doomed:
-            with machine_faults(f"shard-{self.number}.db"), transaction(self._connection):
+            with machine_faults(self._name), transaction(self._connection):
                 self._connection.executemany("DELETE FROM words WHERE rowid = ?", doomed)
                 self._connection.executemany("DELETE FROM blocks WHERE id = ?", doomed)
         return int(blocks[-1][0])
@@ -196,14 +214,14 @@ class Shard:
             "SELECT id FROM blocks WHERE take IN (SELECT value FROM json_each(?))",
             (f"[{','.join(map(str, takes))}]",),
         ).fetchall()
-        with machine_faults(f"shard-{self.number}.db"), transaction(self._connection):
+        with machine_faults(self._name), transaction(self._connection):
             self._connection.executemany("DELETE FROM words WHERE rowid = ?", doomed)
             self._connection.executemany("DELETE FROM blocks WHERE id = ?", doomed)
 
     def tidy(self) -> bool:
         """One bounded step of merging and giving pages back; False when there is nothing to do."""
         before = self._connection.total_changes()
-        with machine_faults(f"shard-{self.number}.db"):
+        with machine_faults(self._name):
             self._connection.execute(
                 "INSERT INTO words(words, rank) VALUES('merge', ?)", (_MERGE_PAGES,)
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -68,13 +69,14 @@ class Completion:
             return outcome.verdict
         job = outcome.job
         row = self._connection.execute(
-            "SELECT attempts, in_parts, kept_to, state, reason FROM files"
+            "SELECT attempts, in_parts, kept_to, state, reason,"
+            " EXISTS(SELECT 1 FROM takes WHERE file = files.id) FROM files"
             f" WHERE id = ? AND seq = ? AND {IN_HAND}",
             (job.file, job.seq),
         ).fetchone()
         if row is None:
             return Verdict.STALE
-        attempts, in_parts, kept_to, state, reason = row
+        attempts, in_parts, kept_to, state, reason, has_takes = row
         if not self._has_what_was_kept(outcome):
             return self._let_go(job.file)
         if _agrees(outcome, state, reason):
@@ -90,6 +92,8 @@ class Completion:
             case Verdict.UNCHANGED:
                 self._revive(outcome, job.file, now)
                 self._finish(outcome, now, changed=False)
+            case Verdict.DONE if not has_takes and _is_whole_text(outcome):
+                self._first_time(outcome, now)
             case Verdict.DONE if outcome.takes or outcome.encoding:
                 return self._text(outcome, in_parts, kept_to, now)
             case _:
@@ -120,6 +124,8 @@ class Completion:
         They may have been compacted since, or have become another row's.
         """
         kept = self._kept(outcome)
+        if not kept:
+            return not outcome.keep_to
         owner = outcome.job.moved_from or outcome.job.file
         held = (
             self._connection.execute(
@@ -130,11 +136,23 @@ class Completion:
         )
         return sum(take.end - take.first for take in kept) == outcome.keep_to and all(held)
 
+    def _first_time(self, outcome: Outcome, now: int) -> None:
+        """A small text that the index holds nothing of: by far the commonest case."""
+        takes = outcome.takes
+        self._insert(takes, outcome.job.file, TakeState.LIVE)
+        newlines = sum(take.newlines for take in takes)
+        self._finish(
+            outcome,
+            now,
+            changed=True,
+            lines=newlines + max((take.unterminated for take in takes), default=False),
+            keyworded=any(take.keywords for take in takes) or None,
+        )
+
     def _text(self, outcome: Outcome, in_parts: bool, kept_to: int | None, now: int) -> Verdict:
         file = outcome.job.file
         size = (outcome.fingerprint or outcome.job.fingerprint).size
-        end = outcome.takes[-1].end if outcome.takes else outcome.keep_to
-        if not outcome.job.ranged and end >= size:
+        if _is_whole_text(outcome):
             self._revive(outcome, file, now)
             self._kill(file, now, after=outcome.keep_to)
             self._insert(outcome.takes, file, TakeState.LIVE)
@@ -234,7 +252,8 @@ class Completion:
 
     # ---- the file's row ----------------------------------------------------------------------
 
-    def _finish(self, outcome: Outcome, now: int, *, changed: bool) -> None:
+    def _finish(self, outcome: Outcome, now: int, *, changed: bool, **found: int | None) -> None:
+        """The file is done; `found` are columns that only its kind has."""
         seen: Fingerprint = outcome.fingerprint or outcome.job.fingerprint
         values: dict[str, Any] = {
             "state": int(State.DONE),
@@ -259,11 +278,7 @@ class Completion:
                 "width": outcome.width,
                 "height": outcome.height,
             }
-        self._update(outcome.job.file, values)
-        if changed:
-            self._connection.execute(
-                "UPDATE files SET version = version + 1 WHERE id = ?", (outcome.job.file,)
-            )
+        self._update(outcome.job.file, values | found, is_new_version=changed)
 
     def _agreed(self, outcome: Outcome, now: int) -> None:
         """It was compared once more and is what it was, but perhaps for its mode or its owner."""
@@ -271,10 +286,9 @@ class Completion:
         values = {"ctime_ns": seen.ctime_ns, "compare_ns": _compare_at(outcome, now)}
         self._update(outcome.job.file, values)
 
-    def _update(self, file: int, values: dict[str, Any]) -> None:
-        columns = ", ".join(f"{name} = ?" for name in values)
+    def _update(self, file: int, values: dict[str, Any], *, is_new_version: bool = False) -> None:
         self._connection.execute(
-            f"UPDATE files SET {columns} WHERE id = ?", (*values.values(), file)
+            _update_of(tuple(values), is_new_version), (*values.values(), file)
         )
 
     def _give_up(self, outcome: Outcome, attempts: int, now: int) -> None:
@@ -353,6 +367,23 @@ class Completion:
         if outcome.digest is not None:
             return is_away and digest == outcome.digest
         return is_away and outcome.keep_to == outcome.job.fingerprint.size
+
+
+@functools.cache
+def _update_of(columns: tuple[str, ...], is_new_version: bool) -> str:
+    """The statement that sets these columns of a file's row: one, as each touches its indexes."""
+    assignments = [f"{name} = ?" for name in columns]
+    if is_new_version:
+        assignments.append("version = version + 1")
+    return f"UPDATE files SET {', '.join(assignments)} WHERE id = ?"
+
+
+def _is_whole_text(outcome: Outcome) -> bool:
+    """Whether it speaks of a text up to its end, and is no range of it."""
+    if not (outcome.takes or outcome.encoding) or outcome.job.ranged:
+        return False
+    end = outcome.takes[-1].end if outcome.takes else outcome.keep_to
+    return end >= (outcome.fingerprint or outcome.job.fingerprint).size
 
 
 def _agrees(outcome: Outcome, state: int, reason: str | None) -> bool:

@@ -17,6 +17,7 @@ from .migration import STEPS
 VERSION = 5
 FILE_NAME = b"results.db"
 BUSY_MS = 15_000
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
 BROKEN = (apsw.CorruptError, apsw.NotADBError)
 
 _SUSPECT = b"suspect"  # a mark in the state folder: something in it was found broken
@@ -230,16 +231,25 @@ def machine_faults(what: str) -> Iterator[None]:
     """Turns what SQLite says of the machine (disk full, I/O error, busy) into MachineFault."""
     try:
         yield
-    except apsw.FullError:
-        raise MachineFault(f"{what}: the disk is full") from None
-    except (apsw.IOError, apsw.BusyError, apsw.LockedError, apsw.CantOpenError) as error:
-        raise MachineFault(f"{what}: {error}") from None
-    except apsw.ReadOnlyError as error:
-        raise MachineFault(f"{what}: read-only ({error})") from None
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE):
-            raise MachineFault(f"{what}: {os.strerror(error.errno)}") from None
-        raise
+    except (apsw.Error, OSError) as error:
+        fault = machine_fault(what, error)
+        if fault is None:
+            raise
+        raise fault from None
+
+
+def machine_fault(what: str, error: apsw.Error | OSError) -> MachineFault | None:
+    """What an error says of the machine; None where it is not its fault."""
+    match error:
+        case apsw.FullError():
+            return MachineFault(f"{what}: the disk is full")
+        case apsw.IOError() | apsw.BusyError() | apsw.LockedError() | apsw.CantOpenError():
+            return MachineFault(f"{what}: {error}")
+        case apsw.ReadOnlyError():
+            return MachineFault(f"{what}: read-only ({error})")
+        case OSError(errno=int(number)) if number in _OF_THE_MACHINE:
+            return MachineFault(f"{what}: {os.strerror(number)}")
+    return None
 
 
 def mark_suspect(state_folder: bytes) -> None:
