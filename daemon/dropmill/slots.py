@@ -16,7 +16,8 @@ from typing import NamedTuple
 SLOTS = 1024  # more workers than that one machine will not have
 _SIZE = 64
 _FIELDS = struct.Struct("=BxxxIQQQdQ")  # as `Slot`
-_WHOLE = _FIELDS.size + 4  # with their checksum: a write is not seen all at once
+_CHECKSUM = struct.Struct("<I")
+_WHOLE = _FIELDS.size + _CHECKSUM.size  # a write is not seen all at once
 _TRIES = 100
 
 
@@ -46,7 +47,7 @@ _NOBODY = Slot(Phase.FREE, 0, 0, 0, 0, 0.0)
 
 
 def _checksum(fields: bytes) -> bytes:
-    return zlib.crc32(fields).to_bytes(4, "little")
+    return _CHECKSUM.pack(zlib.crc32(fields))
 
 
 class Slots:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import multiprocessing
 import os
 import queue
@@ -114,6 +115,7 @@ def main(
     log.configure(settings.log_level, settings.log_format)
     worker = Worker(number, settings, lock, reports)
     worker.shut_in()
+    _collect_seldom()
     reports.send(Done(0, ()))  # up
     try:
         if first is not None:
@@ -137,6 +139,12 @@ def _narrow(memory: int) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _die_with_the_parent()
     lower_limits(memory)
+
+
+def _collect_seldom() -> None:
+    """A message's outcomes are many objects and no cycles: looking for some costs 5 %."""
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 def _die_with_the_parent() -> None:
@@ -172,6 +180,7 @@ class Worker:
         self._slots = Slots(settings.state_folder)
         self._sandbox = Sandbox(_kept(settings))
         self._must_leave = False
+        self._pid = os.getpid()
         self._phase(Phase.WORKING)
         self._membership = Membership(settings.state_folder, number)
         self._shard = Shard(settings.state_folder, number)
@@ -288,6 +297,8 @@ class Worker:
         if not _held_still(job, before, after):
             return Outcome(job, Verdict.CHANGED, started)
         seen = before._replace(device=job.fingerprint.device)
+        if after == before and (job.ranged or seen == job.fingerprint):
+            return outcome
         return outcome._replace(
             fingerprint=job.fingerprint if job.ranged else seen,
             look_again=after != before,
@@ -325,7 +336,9 @@ class Worker:
     def _keep_copy(self, outcome: Outcome) -> Outcome:
         """Names the copy's place; renames the old one's copy where the source was renamed."""
         job = outcome.job
-        if job.kind is not Kind.IMAGE or outcome.verdict not in _HAVE_COPY:
+        if job.kind is not Kind.IMAGE:
+            return outcome
+        if outcome.verdict not in _HAVE_COPY:
             self._staging.discard(job.take)
             return outcome
         output = copy_path(
@@ -344,7 +357,7 @@ class Worker:
     # ---- slot --------------------------------------------------------------------------------
 
     def _phase(self, phase: Phase, message: int = 0) -> None:
-        self._slots.write(self._number, Slot(phase, os.getpid(), message, 0, 0, time.monotonic()))
+        self._slots.write(self._number, Slot(phase, self._pid, message, 0, 0, time.monotonic()))
 
     @contextlib.contextmanager
     def _holding_the_lock(self) -> Iterator[None]:
@@ -358,9 +371,7 @@ class Worker:
     def _in_hand(self, message: int, job: Job) -> None:
         self._slots.write(
             self._number,
-            Slot(
-                Phase.WORKING, os.getpid(), message, job.take, job.file, time.monotonic(), job.seq
-            ),
+            Slot(Phase.WORKING, self._pid, message, job.take, job.file, time.monotonic(), job.seq),
         )
 
 

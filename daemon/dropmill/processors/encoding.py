@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ _MARKS = (
     (b"\xff\xfe", "utf-16-le"),
     (b"\xfe\xff", "utf-16-be"),
 )
+_BEGIN_MARKS = tuple(mark for mark, _ in _MARKS)
 _NUL_WINDOW = 64 * 1024  # as far as rg looks
 _SAMPLE = 16 * 1024
 _NON_ASCII_LINE = re.compile(rb"[^\n]*[\x80-\xff][^\n]*\n?")
@@ -30,6 +32,7 @@ _NOT_TRIED = [
 ]  # fmt: skip
 
 
+@functools.cache
 def line_break(encoding: str) -> bytes:
     """The bytes of a line feed; as long as one unit of the encoding."""
     return "\n".encode(encoding) if encoding.startswith(("utf-16", "utf-32")) else b"\n"
@@ -41,10 +44,9 @@ def detect(sample: bytes, *, whole: bool) -> str:
     A byte-order mark decides, else UTF-8 where it is valid, else what charset-normalizer finds.
     Raises NotOurs with the reason where the content is binary.
     """
-    for mark, encoding in _MARKS:
-        if sample.startswith(mark):
-            return encoding
-    if b"\0" in sample[:_NUL_WINDOW]:
+    if sample.startswith(_BEGIN_MARKS):
+        return next(encoding for mark, encoding in _MARKS if sample.startswith(mark))
+    if sample.find(0, 0, _NUL_WINDOW) >= 0:
         return _utf16_without_mark(sample[:_NUL_WINDOW])
     if sample.isascii() or _is_utf8(sample, whole=whole):
         return "utf-8"

@@ -59,7 +59,7 @@ def process(descriptor: int, job: Job, size: int, add: AddBlock, watch_list: Wat
     trusted = 0 if job.moved_from is not None else keep_to
     keep_to = _before_the_change(job, trusted)
     if not keep_to or job.encoding is None:
-        text.encoding = detect(text.read(0, min(size, _DETECT)), whole=size <= _DETECT)
+        text.encoding = detect(text.beginning(), whole=size <= _DETECT)
     end = size
     if size - keep_to > RANGE:
         end = text.cut((keep_to // RANGE + 1) * RANGE)
@@ -143,9 +143,19 @@ class _Text:
         self.encoding = encoding
         self._add = add
         self._watch_list = watch_list
+        self._content: bytes | None = None  # all of a small text, once it was read
+
+    def beginning(self) -> bytes:
+        """What tells the encoding; of a text of one block that is all that is read of it."""
+        content = self.read(0, min(self.size, _DETECT))
+        if self.size <= BLOCK:
+            self._content = content
+        return content
 
     def read(self, first: int, end: int) -> bytes:
         """Bytes `first` to `end`; EOFError when the file has become shorter than that."""
+        if self._content is not None:
+            return self._content[first:end]
         content = os.pread(self._descriptor, end - first, first)
         while len(content) < end - first:
             more = os.pread(self._descriptor, end - first - len(content), first + len(content))
@@ -228,10 +238,10 @@ class _Text:
         take.digest.update(content)
         self._add(Block(take.id, first, end, take.newlines), text + overlap)
         self._watch_list.look(content, text, overlap, take.newlines, take.keywords)
-        breaks = text.count("\n") if len(line_break(self.encoding)) > 1 else content.count(b"\n")
-        take.newlines += breaks
+        line_feed = line_break(self.encoding)
+        take.newlines += text.count("\n") if len(line_feed) > 1 else content.count(b"\n")
         take.end = end
-        take.unterminated = end == self.size and not content.endswith(line_break(self.encoding))
+        take.unterminated = end == self.size and not content.endswith(line_feed)
 
     def _next_line(self, first: int) -> bytes:
         """The line after a block, as far as the overlap goes."""
