@@ -26,6 +26,7 @@ from .parts import Copied, WholeWrites, check_size, copy_bytes
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"
 _ALONE = {0x00, 0x01, *range(0xD0, 0xD9), 0xFF}  # no length follows
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # what ends a scan: no stuffing, no restart
+_FIRST_WINDOW = 1 << 8  # where it nearly always is
 _WINDOW = 1 << 16
 _SEGMENT_MAX = 65519  # of a profile; one segment holds 65,533 bytes
 # libjpeg writes APP0 anew. The rest is untrue of the copy: JUMBF (signatures, residuals) and
@@ -102,12 +103,14 @@ def _check_end(source: BinaryIO) -> None:
     after = source.tell()
     source.seek(0, os.SEEK_END)
     end = source.tell()
+    window = _FIRST_WINDOW
     while end > after:
-        start = max(after, end - _WINDOW)
+        start = max(after, end - window)
         source.seek(start)
         if _END in source.read(end - start):
             return
         end = start + 1 if start > after else after
+        window = _WINDOW
     raise FileFault("truncated: it ends in the middle of the image")
 
 
