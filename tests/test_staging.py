@@ -171,6 +171,17 @@ def test_a_folder_for_copies_that_was_not_there_is_on_disk_with_all_above_it(
     assert {*synced} >= {folder, folder + b"/new", folder + b"/new/out"}
 
 
+def test_a_copy_costs_one_sync_of_a_folder_once_its_folder_is_known(
+    folder: bytes, made: Staging, synced: list[bytes]
+) -> None:
+    for take, name in ((1, b"/in/a"), (2, b"/in/b")):
+        synced.clear()
+        write(made, take)
+        made.keep(take, folder + name, 0)
+        made.publish()
+    assert [os.path.basename(path) for path in synced] == [b"%016x" % 2, b"in"]
+
+
 def test_a_copy_that_moves_is_gone_from_its_old_folder_for_good(
     folder: bytes, made: Staging, synced: list[bytes]
 ) -> None:

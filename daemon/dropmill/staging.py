@@ -104,7 +104,8 @@ class Staging:
         folder = os.path.dirname(kept.place)
         self._make_safe(folder)
         os.rename(kept.staged, kept.place)
-        return {folder, os.path.dirname(kept.staged)}
+        # A name that came back to the staging folder does no harm: a start empties it.
+        return {folder, os.path.dirname(kept.staged)} - {self._folder}
 
     def _make_safe(self, folder: bytes) -> None:
         """Once for each folder: that it is there does not say that it is on disk."""
