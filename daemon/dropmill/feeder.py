@@ -25,7 +25,7 @@ MOST_FILES = 256
 MOST_BYTES = 4 * 1024 * 1024
 FILE_COST = 2_048  # what a file costs beside its bytes
 _TRUSTED = 4  # ranges; a longer log is compared as a whole only once it is quiet
-IMAGE_COST = 8  # an image's byte costs as much as this many of text
+IMAGE_COST = 2  # a byte of a photograph costs 1.2 times a byte of text, of a flat picture up to 9
 
 
 class Feeder:
