@@ -87,7 +87,9 @@ def test_a_message_and_its_reports_travel_as_what_they_are() -> None:
     for sent in (
         Message(1, (job, job._replace(take=10))),
         Message(2, ()),
+        Message(3, (), ping=True),
         Done(1, (report,)),
+        Done(1, (), returned=True),
         Done(1, (), "full", broken=True),
     ):
         arrived = pickle.loads(pickle.dumps(sent))

@@ -73,16 +73,16 @@ class Message(NamedTuple):
         jobs: list[list[Any]] = list(map(list, self.jobs))
         for job in jobs:
             job[_FINGERPRINT] = tuple(job[_FINGERPRINT])
-        return _as_message, (self.id, jobs)
+        return _as_message, (self.id, jobs, *self[2:])
 
 
 _FINGERPRINT = Job._fields.index("fingerprint")
 
 
-def _as_message(number: int, jobs: list[list[Any]]) -> Message:
+def _as_message(number: int, jobs: list[list[Any]], *others: Any) -> Message:
     for job in jobs:
         job[_FINGERPRINT] = Fingerprint._make(job[_FINGERPRINT])
-    return Message(number, tuple(map(Job._make, jobs)))
+    return Message(number, tuple(map(Job._make, jobs)), *others)
 
 
 class Done(NamedTuple):
@@ -95,11 +95,11 @@ class Done(NamedTuple):
     returned: bool = False  # untouched: for a worker that can open what this one cannot
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _as_done, (self.message, list(map(tuple, self.reports)), self.fault, self.broken)
+        return _as_done, (self.message, list(map(tuple, self.reports)), *self[2:])
 
 
-def _as_done(message: int, reports: list[tuple[Any, ...]], fault: str | None, broken: bool) -> Done:
-    return Done(message, tuple(map(Report._make, reports)), fault, broken)
+def _as_done(message: int, reports: list[tuple[Any, ...]], *others: Any) -> Done:
+    return Done(message, tuple(map(Report._make, reports)), *others)
 
 
 def main(
