@@ -192,7 +192,8 @@ ALLOWED: dict[str, set[str]] = {
     "watch": {"watch.events", "watch.keeper", "watch.roots", "watch.scan"},
     "watch.events": {"watch.scan"},
     "watch.keeper": {"watch.events", "watch.observers", "watch.roots", "watch.scan"},
-    "watch.observers": {"watch.events", "watch.scan"},
+    "watch.observers": {"watch.events", "watch.reader", "watch.scan"},
+    "watch.reader": {"watch.events", "watch.scan"},
     "watch.roots": {"watch.scan"},
     "watch.scan": set(),
     "worker": {

@@ -40,6 +40,7 @@ from dropmill.watch import (
     roots,
     scan,
 )
+from dropmill.watch.reader import Reader
 from dropmill.watch.roots import filesystem_of, makes_no_events
 
 from .polling import eventually
@@ -121,7 +122,7 @@ class Lab:
     def status(self) -> RootStatus:
         return self.watch.status()[0]
 
-    def reader(self) -> observers._Reader:
+    def reader(self) -> Reader:
         observer = self.watch._keeper.observer
         assert observer is not None
         return observer._reader
@@ -501,7 +502,7 @@ def test_a_reader_that_dies_is_replaced(
         raise OSError(5, "invented")
 
     with monkeypatch.context() as patched:
-        patched.setattr(observers._Reader, "read_events", die)
+        patched.setattr(Reader, "read_events", die)
         write(root + b"/unread")
         lab.until(lambda: not lab.reader().is_alive(), "its death")
     lab.until(lambda: lab.generation() > 1, "a new observer")
