@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
         "pool",
         "slots",
         "store.ledger",
+        "store.schema",
         "worker",
     },
     "bench.lap": {

@@ -21,6 +21,7 @@ from ..job import Job
 from ..pool import Pool
 from ..slots import Slots
 from ..store.ledger import Ledger
+from ..store.schema import configure
 from ..worker import EXIT_OUT_OF_MEMORY, Done, Message, WorkerSettings, main
 from .lap import Books, Clocked, Progress, killed, undisturbed
 
@@ -43,7 +44,9 @@ class OneProcess:
     size = 1  # worker, as the feeder asks
 
     def __init__(self, state_folder: bytes, root: bytes, told: Connection) -> None:
-        self._state_folder = state_folder
+        """Once the worker is up it is shut in, and could open no ledger any more."""
+        self._ledger = Ledger(state_folder)
+        configure(self._ledger.connection, temp_store=2)  # in memory, as workers have it
         self._root = root
         self._told = told
         self._message: Message | None = None
@@ -82,7 +85,6 @@ class OneProcess:
 
     def _begin(self) -> None:
         """The worker is up."""
-        self._ledger = Ledger(self._state_folder)
         # The feeder asks a pool for its size and for room, and puts messages: so can this.
         self._feeder = Feeder(self._ledger, cast(Pool, self), lambda folder: self._root)
         told = self._told
@@ -101,16 +103,21 @@ class OneProcess:
         return True
 
 
+def work(settings: WorkerSettings, root: bytes, told: Connection) -> None:
+    """The whole of it, in a process of its own."""
+    source = OneProcess(settings.state_folder, root, told)
+    main(0, settings, source, contextlib.nullcontext(), cast(Connection, source), None)
+
+
 def one_after_another(settings: WorkerSettings, root: bytes, progress: Progress) -> Clocked:
     """Works off the state folder's queued files in one process. Raises DropmillError,
     MachineFault."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dropmill.worker"])
+    context.set_forkserver_preload(["dropmill.worker", "dropmill.processors.preloaded"])
     told, telling = context.Pipe(duplex=False)
-    source = OneProcess(settings.state_folder, root, telling)
     process = context.Process(
-        target=main,
-        args=(0, settings, source, contextlib.nullcontext(), source, None),
+        target=work,
+        args=(settings, root, telling),
         name="dropmill-alone",
         daemon=True,
     )
