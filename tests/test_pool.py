@@ -297,7 +297,7 @@ def test_a_worker_killed_while_it_works_is_replaced_alone_and_nobody_is_charged(
 
 def test_a_worker_killed_while_it_commits_leaves_no_lock_behind(service: Service) -> None:
     job, waiting = service.job(b"job"), service.job(b"waiting", b"slow")
-    service.pool._lock.acquire()
+    service.pool._outbox.lock.acquire()
     service.pool.put([job])
     (number,) = service.until(lambda: service.slots(Phase.COMMITTING), "it commits")
     service.pool.put([waiting])
@@ -477,7 +477,7 @@ def sentenced_too_late(service: Service, past: Slot, monkeypatch: pytest.MonkeyP
     """Has the pool kill a worker for what it had in hand a moment ago."""
     with monkeypatch.context() as patched:
         patched.setattr(service.pool._slots, "read", lambda number: past._replace(since=-1e9))
-        service.pool._check(service.pool._workers[0], time.monotonic())
+        service.pool._guard.check(service.pool._workers[0], time.monotonic())
 
 
 def test_a_kill_that_comes_too_late_charges_nobody(
@@ -508,7 +508,7 @@ def test_a_kill_that_hits_a_commit_charges_nobody_and_leaves_no_lock_behind(
     lone.pool.put([job])
     lone.until(lambda: lone.slots(Phase.WORKING, job.take), "it works")
     slot = lone.pool.doing()[0][1]
-    lone.pool._lock.acquire()
+    lone.pool._outbox.lock.acquire()
     lone.go()
     lone.until(lambda: lone.slots(Phase.COMMITTING), "it commits")
     sentenced_too_late(lone, slot, monkeypatch)
@@ -528,7 +528,7 @@ def test_a_worker_that_moves_on_while_it_is_looked_at_is_let_live(
     seen = iter([now._replace(since=-1e9), now._replace(take=now.take + 1)])
     with monkeypatch.context() as patched:
         patched.setattr(service.pool._slots, "read", lambda number: next(seen))
-        service.pool._check(service.pool._workers[number], time.monotonic())
+        service.pool._guard.check(service.pool._workers[number], time.monotonic())
     service.go()
     assert service.verdict(job) is Verdict.DONE
     assert [pid for pid, _, _ in service.pool.doing()] == pids
@@ -735,19 +735,19 @@ def test_a_stopped_pool_leaves_no_process_and_returns_what_was_in_hand(
 
 
 def test_the_parent_waits_for_the_lock_only_so_long(service: Service) -> None:
-    service.pool._lock.acquire()  # its holder died
+    service.pool._outbox.lock.acquire()  # its holder died
     started = time.monotonic()
     with service.pool.lock():
         pass
     assert time.monotonic() - started < 3
-    service.pool._lock.release()
+    service.pool._outbox.lock.release()
 
 
 def test_a_message_without_jobs_asks_one_worker_to_leave_and_another_comes(
     service: Service,
 ) -> None:
     before = {pid for pid, _, _ in service.pool.doing()}
-    service.pool._queue.put(Message(99, ()))
+    service.pool._outbox.queue.put(Message(99, ()))
     service.until(
         lambda: len(before & {pid for pid, _, _ in service.pool.doing()}) == 1, "one is replaced"
     )
@@ -804,7 +804,7 @@ def test_workers_that_wait_and_never_answer_give_no_sign_of_life(service: Servic
 def test_a_generation_that_waits_for_its_back_off_is_alive(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.pool, "_back_off", lambda: 30.0)
+    monkeypatch.setattr(service.pool._deaths, "one_more", lambda: 30.0)
     service.kill_worker(0)
     service.until(lambda: not service.pool.doing(), "the generation is retired")
     assert not is_silent(service, 1.0)
@@ -897,7 +897,7 @@ def test_what_was_on_its_way_to_a_worker_that_dies_while_it_is_to_leave_goes_bac
     lone.until(lambda: lone.slots(Phase.WORKING, slow.take), "it is in hand")
     behind = lone.job(b"behind")
     lone.pool.put([behind])
-    monkeypatch.setattr(lone.pool, "_taken_back", list)  # it is between two places just now
+    monkeypatch.setattr(lone.pool, "_not_begun", list)  # it is between two places just now
     renew(lone, 1)
     lone.kill_worker(0)
     lone.until(lambda: behind.take in lone.returned(), "it goes back")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import queue
+from collections.abc import Collection
 from typing import Any
 
 from .job import Job
@@ -24,8 +25,11 @@ class Outbox:
 
     def __init__(self) -> None:
         self.queue: Any = None
+        self.lock: Any = None  # the Lock, which those who listen share
         self.messages: dict[int, tuple[Job, ...]] = {}  # by number
-        self._old_queues: list[Any] = []  # workers of other settings still listen there
+        # Workers of other settings still listen there. Who is only just starting opens both by
+        # their names, which last as long as these.
+        self._old: list[tuple[Any, Any]] = []
         self._ids = itertools.count(1)
         self._asked = 0  # requests to leave that no worker has followed yet
         self._is_asked_for_a_sign = False
@@ -37,18 +41,18 @@ class Outbox:
         return self.queue is not None
 
     def open(self, spawner: Spawner, workers: int) -> None:
-        """A fresh Queue, beside the one that there may be. Raises OSError, and changes nothing."""
-        fresh = spawner.queue(MESSAGES_A_WORKER * workers)
-        if self.queue is not None:
-            self._old_queues.append(self.queue)
-        self.queue = fresh
+        """A fresh Queue and Lock, beside those that there may be.
+
+        Raises OSError, and changes nothing.
+        """
+        fresh = spawner.queue(MESSAGES_A_WORKER * workers), spawner.lock()
+        self._set_aside()
+        self.queue, self.lock = fresh
         self._asked, self._is_asked_for_a_sign = 0, False
 
     def close(self) -> list[Job]:
         """Nobody listens any more: gives all that was on its way."""
-        if self.queue is not None:
-            self._old_queues.append(self.queue)
-            self.queue = None
+        self._set_aside()
         self._discard_old()
         jobs = [job for message in self.messages.values() for job in message]
         self.messages.clear()
@@ -56,13 +60,18 @@ class Outbox:
 
     def close_old(self) -> list[Job]:
         """Nobody listens to earlier Queues any more: gives what one who died left there."""
-        left = [message for old in self._old_queues for message in _emptied(old)]
+        left = [message for old, _ in self._old for message in _emptied(old)]
         self._discard_old()
         return [job for message in left for job in self.messages.pop(message.id, ())]
 
+    def _set_aside(self) -> None:
+        if self.queue is not None:
+            self._old.append((self.queue, self.lock))
+        self.queue = self.lock = None
+
     def _discard_old(self) -> None:
-        while self._old_queues:
-            old = self._old_queues.pop()
+        while self._old:
+            old, _ = self._old.pop()
             old.cancel_join_thread()
             old.close()
 
@@ -119,6 +128,16 @@ class Outbox:
         for message in taken:
             self.messages.pop(message.id, None)
         return taken
+
+    def sort_out(self, roots: Collection[bytes]) -> list[Job]:
+        """Takes what is of these roots, which hang, off the Queue, before one more worker waits."""
+        returned: list[Job] = []
+        for message in self.taken_back():
+            others = [job for job in message.jobs if job.root not in roots]
+            returned += [job for job in message.jobs if job.root in roots]
+            if others and not self.put(others):
+                returned += others
+        return returned
 
 
 def _emptied(messages: Any) -> list[Message]:

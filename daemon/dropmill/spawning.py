@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import time
 from typing import Any
 
 from . import fork_server
@@ -15,6 +16,7 @@ from .worker import Message, WorkerSettings, main
 from .worker_handle import WorkerHandle
 
 LONGEST_DELAY = 60.0
+_FREE_DEATHS = 8
 _DESCRIPTORS = 12  # pipes, a socket, a handle; more than it takes
 
 
@@ -69,3 +71,20 @@ def _need_descriptors() -> None:
 def delay(times: int) -> float:
     """Seconds to wait after so many waits in a row: 1 doubling to 60, jittered."""
     return min(LONGEST_DELAY, 2.0 ** min(times, 6) * random.uniform(1.0, 1.5))
+
+
+class Deaths:
+    """Workers that died since a message was finished, and how long their successors wait."""
+
+    def __init__(self) -> None:
+        self._recent: list[float] = []
+
+    def one_more(self) -> float:
+        """Seconds until the next start: nothing for the first deaths, then 1 doubling to 60."""
+        now = time.monotonic()
+        recent = [death for death in self._recent if now - death < 2 * LONGEST_DELAY]
+        self._recent = [*recent, now]
+        return 0.0 if len(recent) < _FREE_DEATHS else delay(len(recent) - _FREE_DEATHS)
+
+    def forget(self) -> None:
+        self._recent.clear()
