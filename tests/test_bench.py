@@ -16,8 +16,8 @@ from dropmill.bench.lap import prepare
 from dropmill.bench.outcomes import Outcomes, gather
 from dropmill.config.settings import Config
 from dropmill.errors import DropmillError, UsageError
+from dropmill.fitting import worker_settings
 from dropmill.job import State
-from dropmill.mill import worker_settings
 from dropmill.store.ledger import Admission
 
 

@@ -20,27 +20,26 @@ from contextlib import suppress
 from typing import Any
 
 from . import staging, watch
+from .aftermath import Aftermath
 from .config.settings import Config
 from .errors import MachineFault
 from .feeder import Feeder
+from .fitting import watched, what_is_noticed, worker_settings
 from .index import Shard, identity, shard_numbers
 from .intake import Intake
-from .job import Job, Kind, Report, State, Verdict
+from .job import State
 from .keywords import Keywords
 from .log import shown
 from .pauses import Pauses
-from .pool import Event, Finished, Killed, Pool, Returned, Trouble
+from .pool import Event, Finished, Pool
 from .rules import Rules
-from .store.completion import COMPARE_RACY_NS, retry_time_ns
+from .store.completion import COMPARE_RACY_NS
 from .store.ledger import Ledger
 from .store.schema import machine_faults
 from .tally import Tally
-from .worker import WorkerSettings
 
 logger = logging.getLogger("dropmill")
 
-FATAL_ATTEMPTS = 2  # of a file that kills its worker
-SPARED = 10  # deaths by a SIGKILL that nobody of us sent, before they are charged all the same
 PATIENCE = 30.0  # seconds that `run --once` waits for a file that somebody keeps writing
 STUCK = 5.0  # seconds that a worker waits for a root that hangs
 FORGET_GONE_NS = 30 * 24 * 3600 * 10**9
@@ -68,6 +67,9 @@ class Mill:
         self._wake, self._cookies = wake, cookies
         self._feeder = Feeder(self.ledger, self._pool, self._rules.of)
         self.pauses = Pauses([self._state_folder, self._output], config.limits.free)
+        self._aftermath = Aftermath(
+            self.ledger, self._feeder, self.pauses, tally, lambda: self.intake, lambda: self._output
+        )
         self._keywords = Keywords(self._state_folder, self._pool.lock, self._rules.of)
         self._look_out()
         self._began = time.monotonic()
@@ -84,7 +86,7 @@ class Mill:
         """Makes what notices, for the configuration as it is."""
         self.intake = Intake(self._state_folder, self._rules, self.ledger, self._wake)
         self.watch = watch.Watch(
-            [_watched(root, self.ledger) for root in self._config.watch],
+            [watched(root, self.ledger) for root in self._config.watch],
             self.intake.compare,
             self._wake,
             self._cookies,
@@ -111,7 +113,7 @@ class Mill:
 
     def looks_out_as(self, config: Config) -> bool:
         """Whether the same paths are watched in the same way under that configuration."""
-        return _look_out(config) == _look_out(self._config)
+        return what_is_noticed(config) == what_is_noticed(self._config)
 
     def change(self, config: Config) -> None:
         """Puts another configuration in force; its state folder is the same.
@@ -120,7 +122,7 @@ class Mill:
         keeps from being written now is made good by the next start.
         """
         old, self._config = self._config, config
-        looks_out_anew = _look_out(config) != _look_out(old)
+        looks_out_anew = what_is_noticed(config) != what_is_noticed(old)
         if looks_out_anew:
             self.watch.stop(1.0)
             self.intake.close()
@@ -195,13 +197,13 @@ class Mill:
             else:
                 self._untold.append(happened)
         while self._untold:
-            self._happened(self._untold[0])
+            self._aftermath.of(self._untold[0])
             self._untold.popleft()
 
     def tick(self, now: float) -> None:
         """About once a second: what is due by the clock."""
         for happened in self._pool.tick(now):
-            self._happened(happened)
+            self._aftermath.of(happened)
         self.watch.tick(now)
         self._keywords.tick(now, may_begin=not self._pool.is_renewing())
         self._try(self._leave_out_what_hangs)
@@ -301,81 +303,6 @@ class Mill:
         polled = ("polling", "degraded")
         return [self.watch.scan(root.path) for root in self.watch.status() if root.state in polled]
 
-    # ---- what the pool says ------------------------------------------------------------------
-
-    def _happened(self, event: object) -> None:
-        match event:
-            case Finished(reports=reports):
-                self.pauses.worked()
-                for job, report in reports:
-                    self._report(job, report)
-                    self.tally.add(job, report)
-            case Returned(jobs=jobs):
-                self._forget_staged(jobs)
-                self._feeder.returned(jobs)
-            case Killed(job=job, reason=reason, charged=charged):
-                self._killed(job, reason, charged)
-            case Trouble(reason=reason, jobs=jobs):
-                self.pauses.machine(reason)
-                self._feeder.returned(jobs)
-
-    def _report(self, job: Job, report: Report) -> None:
-        path = os.path.join(job.root, job.path)
-        match report.verdict:
-            case Verdict.PART:
-                self._feeder.landed(job)
-                self._feeder.first_range_done(job)
-                return
-            case Verdict.VERIFYING:
-                self._feeder.landed(job)
-                self._feeder.go_on(job, report.trusted)
-                return
-            case Verdict.BUSY | Verdict.CHANGED:
-                self.ledger.faults.let_go([job.file])
-                self._feeder.drop(job.file)
-                self.intake.look_again(path)
-            case Verdict.VANISHED:
-                self._vanished(job, path)
-            case Verdict.RETRY | Verdict.QUARANTINED | Verdict.SKIPPED:
-                self._feeder.drop(job.file)
-        if report.look_again and report.verdict is not Verdict.CHANGED:
-            self.intake.look_again(path)
-        self._feeder.landed(job)
-
-    def _vanished(self, job: Job, path: bytes) -> None:
-        """Gone, unless its root or its mount is away: then it is neither there nor gone."""
-        self._feeder.drop(job.file)
-        if self.intake.is_gone(path):
-            self.intake.gone(path)
-        else:
-            self.ledger.faults.let_go([job.file])
-            self.intake.look_again(path)
-
-    def _forget_staged(self, jobs: Iterable[Job]) -> None:
-        for job in jobs:
-            if job.kind is Kind.IMAGE:
-                staging.forget(self._output, job.take)
-
-    def _killed(self, job: Job, reason: str, charged: bool) -> None:
-        name = shown(os.path.join(job.root, job.path))
-        self._feeder.drop(job.file)
-        self._forget_staged([job])
-        if not charged:
-            spared = self.ledger.faults.spare(job.file, job.seq)
-            charged = spared > SPARED
-            reason = f"{spared} workers were killed with it in hand"
-        if charged:
-            state = self.ledger.faults.charge(
-                job.file, job.seq, reason, retry_time_ns(1, time.time_ns()), FATAL_ATTEMPTS
-            )
-            if state is State.QUARANTINED:
-                logger.warning("%s: quarantined: %s", name, reason)
-            elif state is not None:
-                logger.warning("%s: will be tried once more, alone: %s", name, reason)
-            self._feeder.landed(job)
-        else:
-            self._feeder.returned([job])
-
     # ---- how things stand --------------------------------------------------------------------
 
     def is_finished(self) -> bool:
@@ -462,46 +389,4 @@ class Mill:
         """What the ledger cannot be told now is found out again at the next start."""
         for event in events:
             with suppress(MachineFault):
-                self._happened(event)
-
-
-def _look_out(config: Config) -> object:
-    """All of a configuration that says what is noticed, and what is a file of ours."""
-    roots = [(r.path, r.recursive, r.exclude, r.observer, r.poll_every) for r in config.watch]
-    return roots, config.text.suffixes, config.images.suffixes, config.reconcile_every
-
-
-def worker_settings(config: Config) -> WorkerSettings:
-    return WorkerSettings(
-        state_folder=os.fsencode(config.state),
-        workers=config.worker_count,
-        output=os.fsencode(config.images.output),
-        name=config.images.name,
-        root_names={os.fsencode(root.path): os.fsencode(root.name) for root in config.watch},
-        keywords=config.text.keywords,
-        attempts=config.limits.attempts,
-        memory=config.limits.memory,
-        pixels=config.limits.pixels,
-        log_level=config.log.level,
-        log_format=config.log.format,
-    )
-
-
-def _watched(root: Any, ledger: Ledger) -> watch.WatchedRoot:
-    path = os.fsencode(root.path)
-
-    def excludes(relative: bytes, is_folder: bool) -> bool:
-        return root.excludes_name(os.fsdecode(relative), is_folder) is not None
-
-    return watch.WatchedRoot(
-        path,
-        root.recursive,
-        excludes if root.exclude else _excludes_nothing,
-        root.observer,
-        root.poll_every,
-        ledger.root_identity(path),
-    )
-
-
-def _excludes_nothing(relative: bytes, is_folder: bool) -> bool:
-    return False
+                self._aftermath.of(event)

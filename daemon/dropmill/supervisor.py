@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from . import __version__, log
+from .aftermath import FATAL_ATTEMPTS, SPARED
 from .config.changes import sentence
 from .config.following import Following
 from .config.settings import Config
@@ -26,7 +27,7 @@ from .index import Shard, identity, shard_numbers, shard_path
 from .job import State
 from .log import shown
 from .membership import FILE_NAME as MEMBERS
-from .mill import FATAL_ATTEMPTS, PATIENCE, SPARED, Mill
+from .mill import PATIENCE, Mill
 from .notify import Notify
 from .requests import Requests
 from .slots import Phase, Slot, Slots

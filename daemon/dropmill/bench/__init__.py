@@ -33,7 +33,7 @@ from typing import NamedTuple
 from .. import durable
 from ..config.settings import Config
 from ..errors import DropmillError, MachineFault, UsageError
-from ..mill import worker_settings
+from ..fitting import worker_settings
 from ..source import look
 from ..store.ledger import Admission
 from ..store.schema import machine_faults

@@ -1,0 +1,119 @@
+"""What becomes of a file after the pool had it: which report leads to what."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+
+from . import staging
+from .feeder import Feeder
+from .intake import Intake
+from .job import Job, Kind, Report, State, Verdict
+from .log import shown
+from .pauses import Pauses
+from .pool import Finished, Killed, Returned, Trouble
+from .store.completion import retry_time_ns
+from .store.ledger import Ledger
+from .tally import Tally
+
+logger = logging.getLogger("dropmill")
+
+FATAL_ATTEMPTS = 2  # of a file that kills its worker
+SPARED = 10  # deaths by a SIGKILL that nobody of us sent, before they are charged all the same
+
+
+class Aftermath:
+    """Acts on what the pool says."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        feeder: Feeder,
+        pauses: Pauses,
+        tally: Tally,
+        intake: Callable[[], Intake],
+        output: Callable[[], bytes],
+    ) -> None:
+        """`intake` and `output` (the folder of the copies) give those that are in force."""
+        self._ledger = ledger
+        self._feeder = feeder
+        self._pauses = pauses
+        self._tally = tally
+        self._intake = intake
+        self._output = output
+
+    def of(self, event: object) -> None:
+        """Tells the ledger and whoever else must know. Raises MachineFault."""
+        match event:
+            case Finished(reports=reports):
+                self._pauses.worked()
+                for job, report in reports:
+                    self._report(job, report)
+                    self._tally.add(job, report)
+            case Returned(jobs=jobs):
+                self._forget_staged(jobs)
+                self._feeder.returned(jobs)
+            case Killed(job=job, reason=reason, charged=charged):
+                self._killed(job, reason, charged)
+            case Trouble(reason=reason, jobs=jobs):
+                self._pauses.machine(reason)
+                self._feeder.returned(jobs)
+
+    def _report(self, job: Job, report: Report) -> None:
+        path = os.path.join(job.root, job.path)
+        match report.verdict:
+            case Verdict.PART:
+                self._feeder.landed(job)
+                self._feeder.first_range_done(job)
+                return
+            case Verdict.VERIFYING:
+                self._feeder.landed(job)
+                self._feeder.go_on(job, report.trusted)
+                return
+            case Verdict.BUSY | Verdict.CHANGED:
+                self._ledger.faults.let_go([job.file])
+                self._feeder.drop(job.file)
+                self._intake().look_again(path)
+            case Verdict.VANISHED:
+                self._vanished(job, path)
+            case Verdict.RETRY | Verdict.QUARANTINED | Verdict.SKIPPED:
+                self._feeder.drop(job.file)
+        if report.look_again and report.verdict is not Verdict.CHANGED:
+            self._intake().look_again(path)
+        self._feeder.landed(job)
+
+    def _vanished(self, job: Job, path: bytes) -> None:
+        """Gone, unless its root or its mount is away: then it is neither there nor gone."""
+        self._feeder.drop(job.file)
+        if self._intake().is_gone(path):
+            self._intake().gone(path)
+        else:
+            self._ledger.faults.let_go([job.file])
+            self._intake().look_again(path)
+
+    def _forget_staged(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if job.kind is Kind.IMAGE:
+                staging.forget(self._output(), job.take)
+
+    def _killed(self, job: Job, reason: str, charged: bool) -> None:
+        name = shown(os.path.join(job.root, job.path))
+        self._feeder.drop(job.file)
+        self._forget_staged([job])
+        if not charged:
+            spared = self._ledger.faults.spare(job.file, job.seq)
+            charged = spared > SPARED
+            reason = f"{spared} workers were killed with it in hand"
+        if charged:
+            state = self._ledger.faults.charge(
+                job.file, job.seq, reason, retry_time_ns(1, time.time_ns()), FATAL_ATTEMPTS
+            )
+            if state is State.QUARANTINED:
+                logger.warning("%s: quarantined: %s", name, reason)
+            elif state is not None:
+                logger.warning("%s: will be tried once more, alone: %s", name, reason)
+            self._feeder.landed(job)
+        else:
+            self._feeder.returned([job])
