@@ -49,9 +49,9 @@ class Aftermath:
         match event:
             case Finished(reports=reports):
                 self._pauses.worked()
-                for job, report in reports:
-                    self._report(job, report)
-                    self._tally.add(job, report)
+                while reports:  # what was told is not told again when a later one fails
+                    self._report(*reports[0])
+                    self._tally.add(*reports.pop(0))
             case Returned(jobs=jobs):
                 self._forget_staged(jobs)
                 self._feeder.returned(jobs)
@@ -62,6 +62,9 @@ class Aftermath:
                 self._feeder.returned(jobs)
 
     def _report(self, job: Job, report: Report) -> None:
+        if report.verdict is Verdict.DONE and not report.look_again:  # nearly all of them
+            self._feeder.landed(job)
+            return
         path = os.path.join(job.root, job.path)
         match report.verdict:
             case Verdict.PART:

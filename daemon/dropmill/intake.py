@@ -20,13 +20,14 @@ from .job import Fingerprint, Kind, Lane
 from .processors.text import RANGE
 from .rules import Rules
 from .settle import Gone, Look, Ready, Settle
-from .source import NotRegular, fingerprint, has_writer, is_absent, look, opened
+from .source import Beneath, NotRegular, fingerprint, has_writer, is_absent, look
 from .store.folders import FolderReader
 from .store.ledger import Admission, Ledger
 from .store.schema import open_for_reading
 from .watch.scan import Listing
 
 _BATCH = 2_000  # admissions a transaction
+_NO_DEVICE = -1  # of any file
 _FINDINGS = 64  # listings that wait; beyond, the scan threads wait
 
 
@@ -56,6 +57,7 @@ class Intake:
         self._met = array("Q")  # folder → the walk that came to it last
         self._ready: list[Admission] = []
         self._absent: list[bytes] = []
+        self._beneath: dict[bytes, Beneath] = {}  # roots that are open while files are looked at
         self._rescans: dict[tuple[bytes, bytes], float] = {}  # (root, folder) → when
         self.admitted = 0
 
@@ -270,11 +272,7 @@ class Intake:
             self._take_finding(finding)
             if len(self._ready) >= _BATCH:
                 break
-        for found in self._settle.ready(_BATCH):
-            if isinstance(found, Gone):
-                self.gone(found.path)
-            else:
-                self._take_ready(found)
+        self._take_settled()
         if self._absent:
             self._ledger.absence.mark_gone([path for path in self._absent if self.is_gone(path)])
             self._absent = []
@@ -287,6 +285,20 @@ class Intake:
                 root = self._rules.of(path)
                 if root is not None:
                     self.settle(root, path, waiting.kind)
+
+    def _take_settled(self) -> None:
+        try:
+            settled = self._settle.ready(_BATCH)
+        finally:
+            for beneath in self._beneath.values():
+                beneath.close()
+            self._beneath.clear()
+        devices: dict[bytes, int | None] = {}
+        for found in settled:
+            if isinstance(found, Gone):
+                self.gone(found.path)
+            else:
+                self._take_ready(found, devices)
 
     def is_gone(self, path: bytes) -> bool:
         """Not there, though its root is, and the mount below that it lay on: a disk that is
@@ -314,31 +326,44 @@ class Intake:
         for path in finding.gone:
             self.gone(path)
 
-    def _take_ready(self, ready: Ready) -> None:
+    def _take_ready(self, ready: Ready, devices: dict[bytes, int | None]) -> None:
+        """`devices`: root → its device, as found so far; None: the root is away."""
         root = self._rules.of(ready.path)
         folder, name = os.path.split(ready.path)
         kind = self._rules.kind(name)
         if root is None or kind is None:
             return
-        try:
-            seen = _mark(ready.fingerprint, os.stat(root).st_dev)
-        except OSError:
+        if root not in devices:
+            devices[root] = self._device_of(root)
+        device = devices[root]
+        if device is None:
             return  # the root went away; a scan finds the file when it is back
-        if not self._rules.is_present(root):
-            seen = ready.fingerprint
+        seen = _mark(ready.fingerprint, device)
         lane = _lane(kind, seen.size, Lane.FRESH)
         self._ready.append(Admission(folder, name, seen, kind, lane, ready.unhurried))
+
+    def _device_of(self, root: bytes) -> int | None:
+        """A root's device; that of nobody where another folder stands in its place."""
+        try:
+            device = os.stat(root).st_dev
+        except OSError:
+            return None
+        return device if self._rules.is_present(root) else _NO_DEVICE
 
     def _look(self, path: bytes) -> Look:
         root = self._rules.of(path)
         if root is None:
             return Look(None, None, None)
         try:
-            with opened(root, path[len(root) + 1 :]) as descriptor:
+            if root not in self._beneath:
+                self._beneath[root] = Beneath(root)
+            descriptor = self._beneath[root].open(path[len(root) + 1 :])
+            try:
                 status = os.fstat(descriptor)
-                return Look(
-                    fingerprint(status), has_writer(descriptor), time.time() - status.st_mtime
-                )
+                writing = has_writer(descriptor)
+            finally:
+                os.close(descriptor)
+            return Look(fingerprint(status), writing, time.time() - status.st_mtime)
         except (FileNotFoundError, NotADirectoryError, NotRegular):
             return Look(None, None, None)
         except OSError:

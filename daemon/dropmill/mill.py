@@ -27,11 +27,10 @@ from .feeder import Feeder
 from .fitting import watched, what_is_noticed, worker_settings
 from .index import Shard, identity, shard_numbers
 from .intake import Intake
-from .job import State
 from .keywords import Keywords
 from .log import shown
 from .pauses import Pauses
-from .pool import Event, Finished, Pool
+from .pool import Event, Pool
 from .rules import Rules
 from .store.completion import COMPARE_RACY_NS
 from .store.ledger import Ledger
@@ -191,11 +190,7 @@ class Mill:
 
     def _collect(self) -> None:
         """What the ledger could not be told is told again the next time."""
-        for happened in self._pool.collect():
-            if isinstance(happened, Finished):
-                self._untold.extend(Finished([each]) for each in happened.reports)
-            else:
-                self._untold.append(happened)
+        self._untold.extend(self._pool.collect())
         while self._untold:
             self._aftermath.of(self._untold[0])
             self._untold.popleft()
@@ -307,13 +302,12 @@ class Mill:
 
     def is_finished(self) -> bool:
         """Whether nothing is left to do for now: all scanned, settled, admitted and worked on."""
-        held_up = len(self.intake.held_up(PATIENCE))
         return (
-            self._all_scanned()
-            and self.intake.waiting() == held_up
-            and self._feeder.is_empty()
+            self._feeder.is_empty()  # what costs least to ask comes first
             and self._pool.idle()
             and not self._untold
+            and self.intake.waiting() == len(self.intake.held_up(PATIENCE))
+            and self._all_scanned()
             and not self.ledger.has_queued(held=False)
             and self.ledger.faults.next_retry_ns() is None
             and not self.ledger.is_comparison_due(time.time_ns() + 2 * COMPARE_RACY_NS)
