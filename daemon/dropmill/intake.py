@@ -402,7 +402,7 @@ def _mark(seen: Fingerprint, root_device: int) -> Fingerprint:
     Device numbers change from mount to mount. What came while another folder was in the root's
     place keeps it too: it does not show later that this is the root.
     """
-    return seen._replace(device=0) if seen.device == root_device else seen
+    return Fingerprint(*seen[:4], 0) if seen.device == root_device else seen
 
 
 def _lane(kind: Kind, size: int, usual: Lane) -> Lane:
