@@ -264,12 +264,8 @@ class Intake:
 
         Raises MachineFault, and then does at the next call what it could not do at this one.
         """
-        for _ in range(_FINDINGS):
-            try:
-                finding = self._findings.get_nowait()
-            except queue.Empty:
-                break
-            self._take_finding(finding)
+        for _ in range(self._findings.qsize()):
+            self._take_finding(self._findings.get_nowait())
             if len(self._ready) >= _BATCH:
                 break
         self._take_settled()

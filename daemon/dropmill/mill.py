@@ -218,7 +218,8 @@ class Mill:
     def _leave_out_what_hangs(self) -> None:
         """Workers that wait for a root that does not answer would be missed everywhere else."""
         hanging = self.watch.hanging()
-        self._pool.abandon(hanging, STUCK)
+        if hanging:
+            self._pool.abandon(hanging, STUCK)
         self._feeder.hold(hanging)
 
     def due(self) -> float | None:

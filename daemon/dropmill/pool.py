@@ -22,6 +22,7 @@ from .job import Job, Report
 from .outbox import Outbox
 from .slots import Phase, Slot, Slots
 from .spawning import Deaths, Spawner, delay
+from .waiting import Waiting
 from .worker import EXIT_LEFT, Done, WorkerSettings
 from .worker_handle import WorkerHandle
 
@@ -63,6 +64,7 @@ class Pool:
         self._guard = Guard(self._slots, self._blame, self._outbox.messages)
         self._alone: list[Job] = []
         self._workers: list[WorkerHandle] = []
+        self._waiting = Waiting()
         self._proven = False  # a worker of ours has come up before
         self._deaths = Deaths()
         self._start_at: float | None = None  # when the next generation is due
@@ -238,13 +240,13 @@ class Pool:
 
     def waitables(self) -> list[Any]:
         """What becomes readable when `collect` has something to say."""
-        ends = [(worker.reports, worker.process.sentinel) for worker in self._workers]
-        return [end for each in ends for end in each]
+        return [end for worker in self._workers for end in worker.ends()]
 
     def collect(self) -> list[Event]:
         """Everything that happened since the last call."""
         events = self._take_untold()
-        for worker in list(self._workers):
+        ready = set(self._waiting.ready(self.waitables(), 0))
+        for worker in [each for each in self._workers if not ready.isdisjoint(each.ends())]:
             if worker not in self._workers:
                 continue  # its generation was retired just now
             events += self._reports(worker)

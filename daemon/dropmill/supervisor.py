@@ -11,7 +11,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import wait
 from pathlib import Path
 from types import FrameType
 
@@ -44,6 +43,7 @@ from .store.schema import (
 )
 from .tally import Tally
 from .telling import Telling
+from .waiting import Waiting
 
 logger = logging.getLogger("dropmill")
 
@@ -75,6 +75,7 @@ class Supervisor:
         self._waker, self._woken = socket.socketpair()
         for end in (self._waker, self._woken):
             end.setblocking(False)
+        self._waiting = Waiting()
         self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._ticked = self._show_at = 0.0
         self._total = 0
@@ -108,10 +109,11 @@ class Supervisor:
             if due is not None:
                 until = min(until, due)
         timeout = max(0.0, until - time.monotonic())
-        wait([self._woken, *self._mill.waitables()], timeout)
-        with contextlib.suppress(BlockingIOError):
-            while self._woken.recv(4096):
-                pass
+        ready = self._waiting.ready([self._woken, *self._mill.waitables()], timeout)
+        if self._woken in ready:
+            with contextlib.suppress(BlockingIOError):
+                while self._woken.recv(4096):
+                    pass
 
     def _wake(self) -> None:
         """From any thread: there is something to do."""

@@ -32,6 +32,10 @@ class WorkerHandle:
         self._pulse: tuple[int, int, int] | None = None
         self._pulse_since = 0.0
 
+    def ends(self) -> tuple[Connection, int]:
+        """What can be read when it has reported, and when it is dead."""
+        return self.reports, self.process.sentinel
+
     def still_for(self, slot: Slot, now: float) -> float:
         """Seconds for which it has been seen to use no processor at what it has in hand."""
         pulse = (slot.message, slot.take, _processor_ticks(self.process.pid))
