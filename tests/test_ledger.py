@@ -294,8 +294,10 @@ def test_a_retry_waits_for_its_time(state: MadeState, inbox: bytes) -> None:
     assert 0.7e9 < soonest - now < 3e9
     assert state.ledger.faults.due_retries(soonest - 1) == 0
     assert not state.ledger.has_queued()
+    assert state.ledger.expects_more()
     assert state.ledger.faults.due_retries(soonest) == 1
     assert state.ledger.has_queued()
+    assert not state.ledger.expects_more()
 
 
 def test_retry_puts_back_quarantined_files_and_no_others(state: MadeState, inbox: bytes) -> None:

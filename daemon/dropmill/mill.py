@@ -79,6 +79,7 @@ class Mill:
         self._forgot = 0.0
         self._clock_lead = time.time() - time.monotonic()  # of the wall's over the monotonic one
         self._admit_after = 0.0  # by the monotonic clock
+        self._may_be_due = True  # retries or comparisons, some day
         self._untold: deque[Event] = deque()  # what happened, not yet told to the ledger
 
     def _look_out(self) -> None:
@@ -192,21 +193,20 @@ class Mill:
         """What the ledger could not be told is told again the next time."""
         self._untold.extend(self._pool.collect())
         while self._untold:
-            self._aftermath.of(self._untold[0])
+            self._happened(self._untold[0])
             self._untold.popleft()
 
     def tick(self, now: float) -> None:
         """About once a second: what is due by the clock."""
         for happened in self._pool.tick(now):
-            self._aftermath.of(happened)
+            self._happened(happened)
         self.watch.tick(now)
         self._keywords.tick(now, may_begin=not self._pool.is_renewing())
         self._try(self._leave_out_what_hangs)
         self.pauses.tick(now)
         self.tally.tick(now)
         with suppress(MachineFault):
-            self.ledger.faults.due_retries(time.time_ns())
-            self._compare(time.time_ns())
+            self._go_back_to_what_is_due(time.time_ns())
             lead = time.time() - now
             if lead < self._clock_lead - 1:
                 self.ledger.absence.bring_deaths_back(time.time_ns())
@@ -214,6 +214,17 @@ class Mill:
             if now - self._forgot > 3600:
                 self._forgot = now
                 self.ledger.absence.forget_gone(time.time_ns() - FORGET_GONE_NS)
+
+    def _happened(self, event: object) -> None:
+        self._may_be_due = True
+        self._aftermath.of(event)
+
+    def _go_back_to_what_is_due(self, now_ns: int) -> None:
+        """To retries and comparisons; asks no more once there are none, until a worker reports."""
+        if self._may_be_due:
+            self.ledger.faults.due_retries(now_ns)
+            self._compare(now_ns)
+            self._may_be_due = self.ledger.expects_more()
 
     def _leave_out_what_hangs(self) -> None:
         """Workers that wait for a root that does not answer would be missed everywhere else."""
@@ -384,4 +395,4 @@ class Mill:
         """What the ledger cannot be told now is found out again at the next start."""
         for event in events:
             with suppress(MachineFault):
-                self._aftermath.of(event)
+                self._happened(event)

@@ -193,6 +193,12 @@ class Ledger(Table):
         """Whether any file is to be compared once more by that time, or is just now."""
         return bool(self.all(TO_COMPARE, (by_ns, by_ns + LONGEST_WAIT_NS, 1)))
 
+    def expects_more(self) -> bool:
+        """Whether any file is to be tried again, or compared once more, some day."""
+        to_retry = self.one("SELECT 1 FROM files WHERE state = 3 LIMIT 1")
+        to_compare = self.one("SELECT 1 FROM files WHERE compare_ns IS NOT NULL LIMIT 1")
+        return bool(to_retry or to_compare)
+
     def feed_again(self, files: Iterable[int]) -> None:
         """Puts files that are queued still at the end of their lanes."""
         with self.writing():

@@ -305,7 +305,9 @@ class Walk:
             log.exception("comparing %r failed; it is scanned again later", listing.folder)
 
     def _absent_mounts(self, level: _Level) -> list[bytes]:
-        absent = []
+        absent: list[bytes] = []
+        if len(self._identities) == 1:  # the root's
+            return absent
         for relative in self._identities:
             parent, _, name = relative.rpartition(b"/")
             if name and parent == level.relative and name not in level.subfolders:
