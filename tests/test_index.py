@@ -254,3 +254,23 @@ def test_a_query_that_cannot_be_understood_is_no_crash(folder: bytes, shard: Sha
     shard.commit()
     with pytest.raises(apsw.SQLError):
         found(folder, '"unbalanced')
+
+
+def test_a_transaction_that_sqlite_gave_up_is_the_machines_fault_and_kept_by_nobody(
+    folder: bytes, shard: Shard
+) -> None:
+    """Out of memory, it may roll back by itself: what went in before is lost."""
+    for commit_at_once in (True, False):
+        shard.add(block(1), "lost")
+        given_up(shard)
+        with pytest.raises(MachineFault, match=r"shard-0\.db: SQLite gave up the transaction"):
+            shard.commit() if commit_at_once else shard.add(block(2), "later")
+        shard.rollback()
+        shard.add(block(3), "kept")
+        shard.commit()
+    assert found(folder, "lost OR later") == []
+    assert found(folder, "kept") == [block(3), block(3)]
+
+
+def given_up(shard: Shard) -> None:
+    shard._connection.execute("ROLLBACK")
