@@ -200,7 +200,7 @@ def test_a_shard_with_other_settings_is_given_ours(folder: bytes) -> None:
     Shard(folder, 0).close()
     again = apsw.Connection(os.fsdecode(shard_path(folder, 0)))
     found = dict(again.execute("SELECT k, v FROM words_config"))
-    assert found["automerge"] == 16
+    assert found["automerge"] == 64
     assert found["hashsize"] == 8 << 20
     again.close()
 
