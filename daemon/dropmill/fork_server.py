@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 from multiprocessing import forkserver, resource_tracker
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -18,8 +19,13 @@ def begin() -> None:
     """Has both run, if they do not yet. What cannot be started now is when it is needed."""
     CONTEXT.set_forkserver_preload(["dropmill.worker", "dropmill.processors.preloaded"])
     _start_quiet_tracker()
-    with contextlib.suppress(OSError):
-        forkserver.ensure_running()
+    # Ctrl-C goes to it too, before it has come to where it ignores that.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        with contextlib.suppress(OSError):
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_quiet_tracker() -> None:
