@@ -166,9 +166,9 @@ class RootThread(threading.Thread):
 
     def _answered(self) -> float:
         """The root's file system got somewhere just now, which is given."""
-        now = time.monotonic()
-        if self.silent_for(now) > _STALL:
-            self._stalled += self.silent_for(now)
+        now, busy_from = time.monotonic(), self._busy_from
+        if busy_from is not None and now - busy_from > _STALL:
+            self._stalled += now - busy_from
         self._busy_from = now
         return now
 

@@ -180,7 +180,7 @@ class Walk:
         status = os.fstat(descriptor)
         self._device = status.st_dev
         known = self._identities.setdefault(b"", (status.st_dev, status.st_ino))
-        return self._level(descriptor, b"", status, self._plant(b"", status, known))
+        return _Level(descriptor, b"", status.st_dev, self._plant(b"", status, known), [])
 
     def _open(self, parent: _Level, name: bytes) -> _Level | None:
         relative = below(parent.relative, name)
@@ -193,21 +193,17 @@ class Walk:
                 self._is_offline(relative)
             return None
         status = os.fstat(descriptor)
-        tree = parent.tree
-        if status.st_dev != parent.device:
+        tree, device = parent.tree, status.st_dev
+        if device != parent.device:
             known = self._identities.get(relative)
             self.mounts.append(relative)
             tree = self._plant(relative, status, known)
         elif relative in self._identities:
             # The bare mount point: what was mounted here is away.
             os.close(descriptor)
-            self._is_offline(relative, status.st_dev)
+            self._is_offline(relative, device)
             return None
-        return self._level(descriptor, relative, status, tree)
-
-    @staticmethod
-    def _level(descriptor: int, relative: bytes, status: os.stat_result, tree: _Tree) -> _Level:
-        return _Level(descriptor, relative, status.st_dev, tree, [])
+        return _Level(descriptor, relative, device, tree, [])
 
     def _plant(self, relative: bytes, status: os.stat_result, known: Identity | None) -> _Tree:
         identity = (status.st_dev, status.st_ino)
