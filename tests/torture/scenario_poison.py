@@ -22,7 +22,7 @@ MOST_RESTARTS = 30
 REASONS = {
     "segfault": "its worker was killed by SIGSEGV",
     "abort": "its worker was killed by SIGABRT",
-    "hang": "took longer than limits.timeout (2 s)",
+    "hang": "took longer than limits.timeout (5 s)",
     "memory": "needs more memory than limits.memory (256MiB)",
     "shared": "needs more memory than limits.memory (256MiB)",
     "exit": "its worker ended with exit status 7",
@@ -41,7 +41,7 @@ def run(bench: Bench) -> Findings:
 
 def in_batches(bench: Bench) -> list[str]:
     """All kinds at once, each in the middle of a message with a hundred others."""
-    place = make(bench, "batches", "2s")
+    place = make(bench, "batches", "5s")
     inside = Inside(place)
 
     def drop() -> None:
@@ -59,7 +59,7 @@ def in_batches(bench: Bench) -> list[str]:
 
 def alone(bench: Bench) -> list[str]:
     """One after the other, with nothing else to do; images this time where it can be told."""
-    place = make(bench, "alone", "2s")
+    place = make(bench, "alone", "5s")
     inside = Inside(place)
     for kind in REASONS:
         bench.image(place.inbox / f"poison-{kind}.png")
