@@ -21,8 +21,8 @@ from .processors.text import RANGE
 from .store.ledger import Ledger
 from .store.table import Row
 
-MOST_FILES = 256
-MOST_BYTES = 4 * 1024 * 1024
+MOST_FILES = 512
+MOST_BYTES = 8 * 1024 * 1024
 FILE_COST = 2_048  # what a file costs beside its bytes
 _TRUSTED = 4  # ranges; a longer log is compared as a whole only once it is quiet
 IMAGE_COST = 2  # a byte of a photograph costs 1.2 times a byte of text, of a flat picture up to 9
