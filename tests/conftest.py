@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,9 @@ from hypothesis import settings
 # In CI the same cases are tried each time: new ones are for whoever works on the code.
 settings.register_profile("dropmill", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("dropmill")
+
+# In the background of a script Ctrl-C is ignored, and what we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
