@@ -92,10 +92,7 @@ class Requests:
         if weak is not None:
             problems.append(weak._asdict())
         problems += [
-            {
-                "what": f"{shown(root.path)} is {root.state}",
-                "mend": root.reason or "make it reachable",
-            }
+            _root_problem(root)
             for root in self._mill.watch.status()
             if root.state in ("offline", "degraded")
         ]
@@ -199,6 +196,14 @@ def _root_json(root: RootStatus) -> dict[str, Any]:
 
 def _grant(request: Request, result: dict[str, Any]) -> None:
     request.reply({"ok": True, "result": result})
+
+
+def _root_problem(root: RootStatus) -> dict[str, str]:
+    what = f"{shown(root.path)} is {root.state}"
+    if root.state == "degraded":  # its reason says what to do
+        return {"what": what, "mend": root.reason or ""}
+    mend = "bring it back, and it is picked up by itself; nothing of it is forgotten"
+    return {"what": f"{what}: {root.reason}", "mend": mend}
 
 
 def _refuse(request: Request, sentence: str) -> None:

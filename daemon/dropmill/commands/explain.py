@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from pathlib import Path
@@ -12,7 +11,7 @@ from .. import config
 from ..errors import DropmillError
 from ..job import State
 from ..store.reading import Reader, Result
-from .printing import absolute, amount, local_time, printable, quoted, shown, size
+from .printing import absolute, amount, as_command, local_time, printable, quoted, shown, size
 from .results import line_numbers
 
 if TYPE_CHECKING:
@@ -197,16 +196,8 @@ def _next_step(facts: _Facts, result: Result) -> _Line:
         return _Line("next", f"to have its copy made again: touch {path}")
     if result.state is State.GONE and facts.status is not None and _is_left_out(facts):
         return _Line("next", "change that in the configuration, if it is to be taken")
-    retry = _command(facts, "retry")
+    retry = as_command("retry", facts.config_path)
     return _Line("next", _NEXT[result.state].format(path=path, retry=retry))
-
-
-def _command(facts: _Facts, name: str) -> str:
-    """How to call another command about the same configuration."""
-    with contextlib.suppress(DropmillError):
-        if config.find(None) == facts.config_path:
-            return f"dropmill {name}"
-    return f"dropmill {name} --config {quoted(os.fsencode(facts.config_path))}"
 
 
 def _is_left_out(facts: _Facts) -> bool:
@@ -236,12 +227,11 @@ def _how_to_have_it_taken(facts: _Facts) -> str:
     if facts.status is None:
         return "nothing: there is no such file"
     if stat.S_ISDIR(facts.status.st_mode):
-        return (
-            f"ask about a file in it, or: {_command(facts, 'results')} --under {quoted(facts.path)}"
-        )
+        results = as_command("results", facts.config_path, "--under", quoted(facts.path))
+        return f"ask about a file in it, or: {results}"
     if not stat.S_ISREG(facts.status.st_mode):
         return "put a regular file in its place"
     if _rule(facts.config, facts.path).startswith("none"):
         return "add its suffix to the configuration, if it is to be taken"
-    scan, run = _command(facts, "scan"), _command(facts, "run")
+    scan, run = (as_command(name, facts.config_path) for name in ("scan", "run"))
     return f"it was not noticed yet: {scan} (or start the daemon: {run})"

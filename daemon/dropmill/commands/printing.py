@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import shlex
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
+from .. import config
+from ..errors import DropmillError
 from ..log import printable, rfc3339, shown
 
 __all__ = ["printable", "rfc3339", "shown"]
@@ -32,6 +36,15 @@ def _shell_escape(byte: int) -> str:
     if byte in b"\\'":
         return "\\" + chr(byte)
     return chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}"
+
+
+def as_command(name: str, config_path: Path, *arguments: str) -> str:
+    """A command about the same configuration, to be pasted into a shell."""
+    found = None
+    with contextlib.suppress(DropmillError):
+        found = config.find(None)
+    option = () if found == config_path else ("--config", quoted(os.fsencode(config_path)))
+    return " ".join(("dropmill", name, *option, *arguments))
 
 
 def json_path(path: bytes) -> str | dict[str, str]:

@@ -15,7 +15,7 @@ from ..errors import DropmillError
 from ..job import State
 from ..notify import Notify
 from ..store.reading import OUTCOMES, Reader, Which
-from .printing import amount, duration, has_colour, printable, shown
+from .printing import amount, as_command, duration, has_colour, printable, shown
 
 _NAMED = 10
 _COLLECT_EVERY = 20_000  # new objects; there are no cycles among what a file makes
@@ -41,7 +41,7 @@ def run(config_path: Path, *, once: bool) -> int:
         supervisor = Supervisor(config_path, loaded, notify, once=once, progress=progress)
         code = int(supervisor.run())
     if once:
-        _sum_up(os.fsencode(loaded.state), time.monotonic() - began)
+        _sum_up(config_path, os.fsencode(loaded.state), time.monotonic() - began)
     return code
 
 
@@ -77,7 +77,7 @@ def bar() -> Iterator[Progress]:
         yield show
 
 
-def _sum_up(state_folder: bytes, seconds: float) -> None:
+def _sum_up(config_path: Path, state_folder: bytes, seconds: float) -> None:
     """One line of what there is now, and the first of the files in quarantine, on stderr."""
     try:
         with Reader(state_folder) as reader:
@@ -93,4 +93,5 @@ def _sum_up(state_folder: bytes, seconds: float) -> None:
         return  # it stopped before there was anything to read
     if counts[State.QUARANTINED] > _NAMED:
         more = amount(counts[State.QUARANTINED] - _NAMED, "more", "more")
-        print(f"  and {more}: dropmill results --state quarantined", file=sys.stderr)
+        command = as_command("results", config_path, "--state", "quarantined")
+        print(f"  and {more}: {command}", file=sys.stderr)

@@ -18,6 +18,7 @@ from ..job import State
 from ..store.reading import OUTCOMES, Reader
 from .printing import (
     amount,
+    as_command,
     duration,
     has_colour,
     json_path,
@@ -87,7 +88,7 @@ def gather(config_path: Path, state_folder: bytes) -> Status:
         "roots": [],
         "problems": [],
     }
-    _add_counts(found, state_folder)
+    _add_counts(found, config_path, state_folder)
     try:
         live = asking.ask(state_folder, "status", {}, _PATIENCE_SECONDS)
         known = asking.address(state_folder)
@@ -95,7 +96,7 @@ def gather(config_path: Path, state_folder: bytes) -> Status:
         found["problems"] += live.pop("problems", [])
         found |= {"running": True, "version": known.get("version", __version__)} | live
     except asking.NotRunning:
-        mend = "dropmill run, or systemctl start dropmill"
+        mend = f"{as_command('run', config_path)}, or systemctl start dropmill"
         found["problems"].insert(0, {"what": "no daemon is running", "mend": mend})
         _add_configured_roots(found, config_path)
     except DropmillError as error:  # there is one, and it does not tell
@@ -104,19 +105,20 @@ def gather(config_path: Path, state_folder: bytes) -> Status:
     return found
 
 
-def _add_counts(found: Status, state_folder: bytes) -> None:
+def _add_counts(found: Status, config_path: Path, state_folder: bytes) -> None:
     if not os.path.exists(os.path.join(state_folder, b"results.db")):
         return  # nothing was taken in yet
     try:
         with Reader(state_folder) as reader:
             counts = reader.counts()
     except DropmillError as error:
-        found["problems"].append({"what": str(error), "mend": "dropmill run"})
+        found["problems"].append({"what": str(error), "mend": as_command("run", config_path)})
         return
     found["files"] = {state.label: counts[state] for state in _COUNTED}
     if counts[State.QUARANTINED]:
         what = f"{amount(counts[State.QUARANTINED], 'file')} in quarantine"
-        mend = "dropmill results --state quarantined, then dropmill retry"
+        results = as_command("results", config_path, "--state", "quarantined")
+        mend = f"{results} says why; {as_command('retry', config_path, '--all')} tries them again"
         found["problems"].append({"what": what, "mend": mend})
 
 
@@ -125,7 +127,7 @@ def _add_configured_roots(found: Status, config_path: Path) -> None:
         roots = config.load(config_path).watch
     except DropmillError as error:
         what = str(error).splitlines()[0]
-        found["problems"].append({"what": what, "mend": "dropmill check"})
+        found["problems"].append({"what": what, "mend": as_command("check", config_path)})
         return
     for root in roots:
         reason = "not running" if root.path.is_dir() else "no such folder"
