@@ -12,6 +12,7 @@ plasma-workspace-wallpapers and others like it hold such photographs.
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import shutil
 import sys
@@ -20,6 +21,8 @@ import time
 import traceback
 from pathlib import Path
 from typing import Any
+
+import dropmill
 
 from . import frame, peers, rows_images, rows_live, rows_scale, rows_search, rows_text
 from .bench import Bench, MissingError, Options, adopt_orphans
@@ -83,6 +86,8 @@ def _measure(rows: list[Row], options: argparse.Namespace) -> int:
     text, images = (folder and folder.resolve() for folder in (options.text, options.images))
     bench = Bench(Options(scratch, text, images, options.quick, options.turns))
     adopt_orphans()
+    # As pip leaves it: else each start compiles us, where no bytecode may be written.
+    compileall.compile_dir(Path(dropmill.__file__).parent, quiet=1)
     surroundings = about()
     for name, value in surroundings.items():
         print(f"{name:12} {value}")
