@@ -106,8 +106,8 @@ def load(path: Path) -> Config:
         raise UsageError(f'{path}:1:1: sections ("key: value" lines) were expected, not {shown}')
     config, problems = validate(document.data, _folder_of(path))
     wrong = {(m.position, m.where, m.text) for m in document.mistakes}
-    for where, text, at_key in problems:
-        wrong.add((document.position(where, at_key=at_key), where, text))
+    for where, text, at_key, inside in problems:
+        wrong.add((document.position(where, at_key=at_key, inside=inside), where, text))
     if config is None or wrong:
         lines = sorted((at, _dotted(where), text) for at, where, text in wrong)
         raise UsageError("\n".join(_line(path, *line) for line in lines))

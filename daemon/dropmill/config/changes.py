@@ -31,6 +31,7 @@ def _changes(old: Config, new: Config) -> Iterator[str]:
     yield from _section("text", old.text, new.text, ("suffixes",))
     yield from _section("images", old.images, new.images, ("suffixes",))
     yield from _section("images", old.images, new.images, ("output", "name"), _FROM_NOW_ON)
+    yield from _datasets(old, new)
     yield from _section("limits", old.limits, new.limits, type(new.limits).model_fields)
     yield from _section("log", old.log, new.log, type(new.log).model_fields)
 
@@ -47,6 +48,18 @@ def _fields(old: Any, new: Any, fields: Iterable[str]) -> Iterator[str]:
             continue
         is_short = all(isinstance(value, (int, float, str, bool)) for value in (was, now))
         yield f"{name} {was} → {now}" if is_short else name
+
+
+def _datasets(old: Config, new: Config) -> Iterator[str]:
+    before = {each.rule.name: each for each in old.datasets}
+    after = {each.rule.name: each for each in new.datasets}
+    for word, found in (
+        ("new", [name for name in after if name not in before]),
+        ("dropped", [name for name in before if name not in after]),
+        ("changed", [name for name in after if before.get(name, after[name]) != after[name]]),
+    ):
+        if found:
+            yield f"datasets: {word}: {', '.join(found)}"
 
 
 def _keywords(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[str]:

@@ -6,6 +6,7 @@ that one that rests on a value that is wrong by itself can be left out.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,11 @@ def conflicts(config: Config) -> Iterator[Conflict]:
     yield from _overlapping_roots(config)
     yield from _colliding_copies(config)
     yield from _text_and_image(config)
+    yield from _missing_engine(config)
+    yield from _rules_of_one_name(config)
+    yield from _rules_of_one_output(config)
+    yield from _columns_of_two_sorts(config)
+    yield from _names_twice(config)
 
 
 def _settle_times(config: Config) -> Iterator[Conflict]:
@@ -89,6 +95,9 @@ def _own_folders(config: Config) -> Iterator[tuple[Where, str, Path]]:
     # A copies' folder below the state folder is at fault only where that is.
     if config.images.suffixes and not config.images.output.is_relative_to(config.state):
         yield ("images", "output"), "output", config.images.output
+    for at, each in enumerate(config.datasets):
+        if each.output is not None and not each.output.is_relative_to(config.state):
+            yield ("datasets", at, "output"), "output", each.output
 
 
 def _overlapping_roots(config: Config) -> Iterator[Conflict]:
@@ -142,6 +151,55 @@ def _text_and_image(config: Config) -> Iterator[Conflict]:
             where = ("text", "suffixes", at)
             text = f"{suffix} is in images.suffixes too: remove it from one of the two"
             yield Conflict(where, text, (("text", "suffixes"), ("images", "suffixes")))
+
+
+def _missing_engine(config: Config) -> Iterator[Conflict]:
+    if config.datasets and importlib.util.find_spec("polars") is None:
+        text = "needs Polars, which is not installed: pip install 'dropmill[datasets]'"
+        yield Conflict(("datasets",), text, ())
+
+
+def _rules_of_one_name(config: Config) -> Iterator[Conflict]:
+    first: dict[str, int] = {}
+    for at, each in enumerate(config.datasets):
+        earlier = first.setdefault(each.rule.name, at)
+        if earlier != at:
+            key = "name" if each.name is not None else "match"
+            where = ("datasets", at, key)
+            text = (
+                f"datasets[{earlier}] is called {quoted(each.rule.name)} too: give one of the two"
+                " another name"
+            )
+            yield Conflict(where, text, (("datasets", at), ("datasets", earlier)))
+
+
+def _rules_of_one_output(config: Config) -> Iterator[Conflict]:
+    first: dict[Path, int] = {}
+    for at, each in enumerate(config.datasets):
+        if each.output is None:
+            continue
+        earlier = first.setdefault(each.output, at)
+        if earlier != at:
+            where = ("datasets", at, "output")
+            text = f"datasets[{earlier}] writes there too: give each rule a folder of its own"
+            yield Conflict(where, text, (where, ("datasets", earlier)))
+
+
+def _columns_of_two_sorts(config: Config) -> Iterator[Conflict]:
+    for at, each in enumerate(config.datasets):
+        texts = {name for one in each.rule.expressions for name in one.texts}
+        for name in sorted(each.rule.numbers & texts):
+            text = f"{name} is used as a number and as a text"
+            yield Conflict(("datasets", at), text, (("datasets", at),))
+
+
+def _names_twice(config: Config) -> Iterator[Conflict]:
+    for at, each in enumerate(config.datasets):
+        for name in each.aggregate:
+            if name in each.group_by:
+                where = ("datasets", at, "aggregate", name)
+                text = "is a column of group_by too: give it another name"
+                yield Conflict(where, text, (("datasets", at),))
 
 
 def _relation(folder: Path, outer: Path) -> str:

@@ -53,6 +53,7 @@ class Document:
         self.mistakes: list[Mistake] = []
         self._values: dict[Where, Position] = {}
         self._keys: dict[Where, Position] = {}
+        self._begins: dict[Where, int] = {}  # of texts on one line: columns before their first
         self._count = 0
         try:
             _refuse_depth(text)
@@ -62,8 +63,14 @@ class Document:
         if root is not None:
             self.data = self._plain(root, ())
 
-    def position(self, where: Where, *, at_key: bool = False) -> Position:
-        """Of the value (or its key) at `where`, or of the nearest thing around it."""
+    def position(self, where: Where, *, at_key: bool = False, inside: int = 0) -> Position:
+        """Of the value (or its key) at `where`, or of the nearest thing around it.
+
+        `inside`: of that character of a text, where it stands on one line as it is.
+        """
+        if inside and where in self._begins:
+            line, column = self._values[where]
+            return line, column + self._begins[where] + inside
         if at_key and where in self._keys:
             return self._keys[where]
         while where and where not in self._values:
@@ -84,6 +91,9 @@ class Document:
             return self._mapping(node, where)
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(item, (*where, at)) for at, item in enumerate(node.value)]
+        quotes = 2 if getattr(node, "style", None) in ("'", '"') else 0
+        if node.end_mark.column - node.start_mark.column == len(node.value) + quotes:
+            self._begins[where] = quotes // 2
         return _scalar(str(node.value), node.tag.rpartition(":")[2])
 
     def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, object]:

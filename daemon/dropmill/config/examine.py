@@ -25,11 +25,16 @@ class Finding(NamedTuple):
 
 
 def examine(config: Config) -> list[Finding]:
-    """A finding for each watched folder, the state folder and the copies' folder."""
+    """A finding for each watched folder, the state folder and each that copies and
+    results go to."""
     findings = [_root(root) for root in config.watch]
     findings.append(_written_to(config.state, "results and index are kept here"))
     if config.images.suffixes:
         findings.append(_written_to(config.images.output, "copies are written here"))
+    for each in config.datasets:
+        if each.output is not None:
+            purpose = f"results of {each.rule.name} are written here"
+            findings.append(_written_to(each.output, purpose))
     return findings
 
 

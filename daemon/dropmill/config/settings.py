@@ -29,6 +29,8 @@ from pydantic import (
     model_validator,
 )
 
+from ..datasets import expression
+from ..datasets.rule import Rule
 from . import values
 from .exclude import Excludes
 
@@ -69,6 +71,20 @@ def _image(suffix: str) -> str:
             f'no gray copy can be made of "{suffix}" files (but of {", ".join(DEFAULT_IMAGES)})'
         )
     return suffix
+
+
+def _checked_by(check: Callable[[str], object]) -> Callable[[str], str]:
+    def validate(written: str) -> str:
+        check(written)
+        return written
+
+    return validate
+
+
+def _at_least_one_aggregate(written: dict[str, str]) -> dict[str, str]:
+    if not written:
+        raise ValueError("is empty: at least one is needed, such as total: sum(value)")
+    return written
 
 
 def _once_each(items: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -144,6 +160,12 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 Keyword = Annotated[str, AfterValidator(values.keyword)]
 Keywords = Annotated[tuple[Keyword, ...], AfterValidator(_once_each)]
 CopyName = Annotated[str, AfterValidator(values.copy_name)]
+FilePattern = Annotated[str, AfterValidator(values.file_pattern)]
+RuleName = Annotated[str, AfterValidator(values.rule_name)]
+Column = Annotated[str, AfterValidator(values.column)]
+Condition = Annotated[str, AfterValidator(_checked_by(expression.condition))]
+Aggregate = Annotated[str, AfterValidator(_checked_by(expression.aggregate))]
+Aggregates = Annotated[dict[Column, Aggregate], AfterValidator(_at_least_one_aggregate)]
 
 
 class _Section(BaseModel):
@@ -258,6 +280,64 @@ class ImageSettings(_Section):
     )
 
 
+class DatasetRule(_Section):
+    """Which tables are filtered and aggregated, and how."""
+
+    name: RuleName | None = Field(
+        default=None,
+        description="What the rule is called, by `dropmill aggregate`. Without this key: as `match`"
+        " is written.",
+        examples=["sales"],
+    )
+    match: FilePattern = Field(
+        description="The names of the files: *, ? and [...] stand for any characters, upper and"
+        " lower case are the same. Their suffix tells the format: .csv, .tsv, .ndjson; any other"
+        " is a list of numbers, one a line, as the column `value`.",
+        examples=["sales-*.csv", "*.ndjson"],
+    )
+    where: Condition | None = Field(
+        default=None,
+        description="Which records count, as a condition in SQL. Without this key: all.",
+        examples=["value % 2 = 0", "region = 'north' AND value > 100"],
+    )
+    group_by: tuple[Column, ...] = Field(
+        default=(),
+        description="Columns: each combination of what stands in them has results of its own.",
+        examples=[["region"], ["region", "year"]],
+    )
+    aggregate: Aggregates = Field(
+        description="What is computed, by name: sum, count, mean, min or max of an expression in"
+        " SQL. Without records count and sum are 0, the others are nothing.",
+        examples=[{"total": "sum(value)", "orders": "count()", "mean": "mean(price * quantity)"}],
+        json_schema_extra={"minProperties": 1},
+    )
+    on_bad_cell: Literal["quarantine", "skip"] = Field(
+        default="quarantine",
+        description="What becomes of a file with a cell that is no number where one is needed:"
+        " skip counts such cells and takes them for empty ones.",
+        examples=["quarantine", "skip"],
+    )
+    output: Folder | None = Field(
+        default=None,
+        description="The results of each file go to a CSV file in"
+        " <output>/<name of the watched folder>/<path below it>, too.",
+        examples=["./aggregates"],
+    )
+
+    @cached_property
+    def rule(self) -> Rule:
+        """The rule as workers use it."""
+        return Rule(
+            self.name or self.match,
+            self.match,
+            expression.condition(self.where) if self.where is not None else None,
+            self.group_by,
+            tuple((name, expression.aggregate(of)) for name, of in self.aggregate.items()),
+            self.on_bad_cell == "skip",
+            os.fsencode(self.output) if self.output is not None else None,
+        )
+
+
 class Limits(_Section):
     """What a file, a job and a worker may cost."""
 
@@ -332,6 +412,11 @@ class Config(_Section):
     )
     text: TextSettings = Field(default_factory=lambda: TextSettings(), description="Texts.")
     images: ImageSettings = Field(default_factory=lambda: ImageSettings(), description="Images.")
+    datasets: tuple[DatasetRule, ...] = Field(
+        default=(),
+        description="Tables that are filtered and aggregated: a list of rules. A file may fall"
+        " under several; it is indexed as text as well, where text.suffixes says so.",
+    )
     limits: Limits = Field(default_factory=lambda: Limits(), description="Limits.")
     log: LogSettings = Field(default_factory=lambda: LogSettings(), description="Logging.")
 
@@ -341,7 +426,8 @@ class Config(_Section):
         """Empty sections are absent ones; the copies' folder follows the state folder."""
         if not isinstance(data, dict):
             return data
-        data = {k: v for k, v in data.items() if v is not None or k not in SECTIONS}
+        may_be_empty = (*SECTIONS, "datasets")
+        data = {k: v for k, v in data.items() if v is not None or k not in may_be_empty}
         images = data.get("images", {})
         if isinstance(images, dict) and "output" not in images:
             # Where the state folder is wrong, that is told once, under its own key.
@@ -362,6 +448,7 @@ def json_schema() -> dict[str, Any]:
     for name in SECTIONS:
         section = schema["properties"][name]
         section["anyOf"] = [{"$ref": section.pop("$ref")}, {"type": "null"}]
+    schema["properties"]["datasets"]["type"] = ["array", "null"]
     del schema["$defs"]["ImageSettings"]["properties"]["output"]["default"]  # follows `state`
     return {"$schema": _SCHEMA_DIALECT, "title": "dropmill.yaml", **schema}
 

@@ -19,12 +19,14 @@ from .consistency import conflicts
 from .settings import Config
 
 Where = tuple[str | int, ...]
+_LISTS = ("watch", "datasets")
 
 
 class Problem(NamedTuple):
     where: Where
     text: str
     at_key: bool = False  # the key is wrong, not its value
+    inside: int = 0  # where in the value the fault lies, in characters
 
 
 def validate(data: object, folder: str) -> tuple[Config | None, list[Problem]]:
@@ -68,7 +70,11 @@ def _touch(one: Where, other: Where) -> bool:
 
 
 def _take_out(data: dict[str, Any], where: Where) -> None:
-    """Removes a wrong value; a root stays in its place, so that the others keep theirs."""
+    """Removes a wrong value; a root stays in its place, so that the others keep theirs, and so
+    does a rule."""
+    if where[0] == "datasets" and len(where) > 1:
+        data["datasets"][where[1]] = {"match": f"\x7f{where[1]}", "aggregate": {"n": "count()"}}
+        return
     if where[0] == "watch" and len(where) < 2:
         data["watch"] = [{"path": "/nonexistent/0"}]
     elif where[0] == "watch" and (len(where) == 2 or where[2] == "path"):
@@ -89,7 +95,10 @@ def _problem(fault: Any) -> Problem:
         return Problem(where, _unknown_key(where), at_key=True)
     if kind == "missing":
         return Problem(where, "is missing, and required")
-    return Problem(where, _sentence(kind, given, context) or str(fault["msg"]))
+    if len(where) > 3 and where[-1] == "[key]":  # of a mapping: the key is wrong
+        return Problem(where[:-1], _sentence(kind, given, context) or str(fault["msg"]), True)
+    inside = getattr(context.get("error"), "at", 0)
+    return Problem(where, _sentence(kind, given, context) or str(fault["msg"]), inside=inside)
 
 
 def _sentence(kind: str, given: object, context: dict[str, Any]) -> str | None:
@@ -153,7 +162,7 @@ def _all_keys() -> Iterator[str]:
         yield name
         section = _section(Config, name)
         for key in section.model_fields if section else ():
-            yield f"{name}[].{key}" if name == "watch" else f"{name}.{key}"
+            yield f"{name}[].{key}" if name in _LISTS else f"{name}.{key}"
 
 
 def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:

@@ -183,6 +183,27 @@ def keyword(written: str) -> str:
     return written
 
 
+def file_pattern(written: str) -> str:
+    """A pattern of file names."""
+    if not written or "/" in written or "\0" in written:
+        raise ValueError(f"{show(written)} is no pattern of file names (such as sales-*.csv)")
+    return written
+
+
+def rule_name(written: str) -> str:
+    """What a rule is called."""
+    if not written.strip() or not written.isprintable():
+        raise ValueError(f"{show(written)} is no name")
+    return written
+
+
+def column(written: str) -> str:
+    """The name of a column, of a table or of results."""
+    if not written or not written.isprintable():
+        raise ValueError(f"{show(written)} is no name of a column")
+    return written
+
+
 def copy_name(written: str) -> str:
     """The template of a copy's name: stem before suffix, once each.
 
