@@ -563,7 +563,7 @@ def test_a_comparison_that_agrees_is_told_to_nobody(state: MadeState, inbox: byt
     row = read_at_once(state, inbox + b"/a")
     before = everything(state)
     assert compared(state, row, Verdict.UNCHANGED, keep_to=8) is Verdict.AS_BEFORE
-    ((*was, due), *takes), ((*now, done), *still) = before, everything(state)
+    ((*was, due, _), *takes), ((*now, done, _), *still) = before, everything(state)
     assert (due is not None, done) == (True, None)
     assert (now, still) == (was, takes)
 

@@ -401,9 +401,7 @@ def test_the_ranges_that_are_missing_are_exactly_those_that_are_not_there(
     places = dict(zip((0, *inner, size), cuts, strict=True))
     pieces = [pair for pair in itertools.pairwise(cuts) if pair[0] < pair[1]]
     covered = [piece for piece in pieces if data.draw(st.booleans())]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feeder_module, "RANGE", RANGE)
-        missing = feeder_module._missing(covered, size)
+    missing = feeder_module._missing(covered, size, RANGE)
     worked = [
         (first if exact else places[first], size if end >= size else places[end])
         for first, end, exact in missing

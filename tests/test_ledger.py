@@ -334,8 +334,8 @@ def test_what_new_rules_leave_out_is_not_in_search_and_the_reason_is_kept(
     for path in (out, stays):
         state.done(path)
 
-    def no_logs(folder: bytes) -> Callable[[bytes, Kind], bool]:
-        return lambda name, kind: folder == inbox and not name.endswith(b".log")
+    def no_logs(folder: bytes) -> Callable[[bytes, Kind, bytes | None], bool]:
+        return lambda name, kind, by: folder == inbox and not name.endswith(b".log")
 
     assert state.ledger.absence.leave_out(no_logs, b"rules") == 1
     assert column(state, out, "state") == State.GONE
@@ -349,9 +349,9 @@ def test_nobody_is_asked_again_while_the_rules_stay_the_same(
     state.done(inbox + b"/a")
     asked: list[bytes] = []
 
-    def all_is_ours(folder: bytes) -> Callable[[bytes, Kind], bool]:
+    def all_is_ours(folder: bytes) -> Callable[[bytes, Kind, bytes | None], bool]:
         asked.append(folder)
-        return lambda name, kind: True
+        return lambda name, kind, by: True
 
     for rules, wanted in ((b"one", 1), (b"one", 1), (b"two", 2), (b"one", 3)):
         assert state.ledger.absence.leave_out(all_is_ours, rules) == 0

@@ -84,7 +84,7 @@ class TextFile:
             return taken.verdict
         made = [take for take in known if 0 < take.end <= taken.keep_to] + list(taken.takes)
         self.encoding = taken.encoding
-        ranges = feeder._missing([(take.first, take.end) for take in made], size)
+        ranges = feeder._missing([(take.first, take.end) for take in made], size, text.RANGE)
         chooser.shuffle(ranges)
         while ranges:
             # Now and then all is lost but what the ledger has: the rest is cut up anew.
@@ -93,7 +93,9 @@ class TextFile:
             made += self._process(descriptor, part._replace(encoding=taken.encoding), size).takes
             if chooser.random() < 0.2:
                 made.sort(key=lambda take: take.first)
-                ranges = feeder._missing([(take.first, take.end) for take in made], size)
+                ranges = feeder._missing(
+                    [(take.first, take.end) for take in made], size, text.RANGE
+                )
                 chooser.shuffle(ranges)
         self.takes = sorted(made, key=lambda take: take.first)
         return Verdict.DONE

@@ -32,9 +32,15 @@ class Feeder:
     """Keeps the Queue full from the ledger's queued rows."""
 
     def __init__(
-        self, ledger: Ledger, pool: Pool, root_of: Callable[[bytes], bytes | None]
+        self,
+        ledger: Ledger,
+        pool: Pool,
+        root_of: Callable[[bytes], bytes | None],
+        stride_of: Callable[[bytes, Kind], int] = lambda name, kind: RANGE,
     ) -> None:
-        """`root_of` gives the watched folder that a folder lies in."""
+        """`root_of` gives the watched folder that a folder lies in, `stride_of` how many bytes a
+        range of a file has, by its name and kind."""
+        self._stride_of = stride_of
         self._ledger = ledger
         self._pool = pool
         self._root_of = root_of
@@ -66,7 +72,7 @@ class Feeder:
     def _send(self, jobs: list[Job]) -> None:
         for job in jobs:
             self._in_flight[job.file] = self._in_flight.get(job.file, 0) + 1
-            if job.kind is Kind.TEXT and job.fingerprint.size > RANGE:
+            if job.kind is not Kind.IMAGE and job.fingerprint.size > RANGE:
                 self._large_takes.add(job.take)
         jobs.sort(key=lambda job: (job.root, job.path))
         if not self._pool.put(jobs):
@@ -202,7 +208,7 @@ class Feeder:
         if row.in_parts:
             self._continue(row, root)
             return None
-        job = self._with_what_is_known(row, _plain_job(row, root))
+        job = self._with_what_is_known(row, self._plain_job(row, root))
         if row.alone:
             self._in_flight[row.id] = 1
             self._pool.put_alone(job)
@@ -213,7 +219,7 @@ class Feeder:
         known_as = row
         if row.moved_from is not None:
             known_as = self._ledger.row(row.moved_from) or row
-        if known_as.kind is not Kind.TEXT:
+        if known_as.kind is Kind.IMAGE:
             return job._replace(digest=known_as.digest, output=known_as.output)
         if known_as.encoding is None:
             return job
@@ -233,13 +239,14 @@ class Feeder:
 
     def _continue(self, row: Row, root: bytes) -> None:
         """Makes jobs of the ranges that a large text still lacks."""
-        missing = _missing(self._ledger.covered(row.id, row.kept_to), row.fingerprint.size)
+        covered, size = self._ledger.covered(row.id, row.kept_to), row.fingerprint.size
+        missing = _missing(covered, size, self._stride_of(row.name, row.kind))
         if not missing:
             # It was rewritten between two ranges: they do not fit together any more.
             self._ledger.begin_anew(row.id)
             return
         jobs = [
-            _plain_job(row, root)._replace(
+            self._plain_job(row, root)._replace(
                 first=first, end=end, exact=exact, ranged=True, trusted=row.kept_to or 0
             )
             for first, end, exact in missing
@@ -249,6 +256,12 @@ class Feeder:
             self._pool.put_alone(jobs[0])
         else:
             self._ranges.extend(jobs)
+
+    def _plain_job(self, row: Row, root: bytes) -> Job:
+        job = _plain_job(row, root)
+        if row.kind is Kind.DATASET:
+            job = job._replace(stride=self._stride_of(row.name, row.kind))
+        return job
 
     # ---- from the pool -----------------------------------------------------------------------
 
@@ -376,10 +389,10 @@ def _plain_job(row: Row, root: bytes) -> Job:
     )
 
 
-def _missing(covered: list[tuple[int, int]], size: int) -> list[tuple[int, int, bool]]:
+def _missing(covered: list[tuple[int, int]], size: int, stride: int) -> list[tuple[int, int, bool]]:
     """The ranges that are not covered: (first, end, whether first is a true start).
 
-    Inner borders are multiples of RANGE; the worker moves each to the next line end, so a range
+    Inner borders are multiples of `stride`; the worker moves each to the next line end, so a range
     that ends where a finished one starts is given the multiple that one started from. None at all
     where what is covered cannot have been cut like that.
     """
@@ -387,7 +400,7 @@ def _missing(covered: list[tuple[int, int]], size: int) -> list[tuple[int, int, 
     position = 0
     for first, end in [*covered, (size, size)]:
         if first > position:
-            pieces = _cut_up(position, first, first == size)
+            pieces = _cut_up(position, first, first == size, stride)
             if not pieces:
                 return []
             found += pieces
@@ -395,8 +408,9 @@ def _missing(covered: list[tuple[int, int]], size: int) -> list[tuple[int, int, 
     return found
 
 
-def _cut_up(first: int, end: int, is_last: bool) -> list[tuple[int, int, bool]]:
-    borders = list(range((first // RANGE + 1) * RANGE, end + (0 if is_last else 1), RANGE))
+def _cut_up(first: int, end: int, is_last: bool, stride: int) -> list[tuple[int, int, bool]]:
+    begin = (first // stride + 1) * stride
+    borders = list(range(begin, end + (0 if is_last else 1), stride))
     if is_last:
         borders.append(end)
     if not borders:

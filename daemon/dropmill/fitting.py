@@ -7,6 +7,7 @@ from typing import Any
 
 from . import watch
 from .config.settings import Config
+from .rules import rule_set
 from .store.ledger import Ledger
 from .worker import WorkerSettings
 
@@ -14,7 +15,8 @@ from .worker import WorkerSettings
 def what_is_noticed(config: Config) -> object:
     """All of a configuration that says what is noticed, and what is a file of ours."""
     roots = [(r.path, r.recursive, r.exclude, r.observer, r.poll_every) for r in config.watch]
-    return roots, config.text.suffixes, config.images.suffixes, config.reconcile_every
+    suffixes = config.text.suffixes, config.images.suffixes
+    return roots, suffixes, config.datasets, config.reconcile_every
 
 
 def worker_settings(config: Config) -> WorkerSettings:
@@ -31,7 +33,14 @@ def worker_settings(config: Config) -> WorkerSettings:
         pixels=config.limits.pixels,
         log_level=config.log.level,
         log_format=config.log.format,
+        rules=rule_set(config),
     )
+
+
+def outputs(config: Config) -> list[bytes]:
+    """The folders that copies and results go to."""
+    of_rules = [each.output for each in config.datasets if each.output is not None]
+    return [os.fsencode(folder) for folder in (config.images.output, *of_rules)]
 
 
 def watched(root: Any, ledger: Ledger) -> watch.WatchedRoot:

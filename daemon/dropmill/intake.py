@@ -402,7 +402,7 @@ def _mark(seen: Fingerprint, root_device: int) -> Fingerprint:
 
 
 def _lane(kind: Kind, size: int, usual: Lane) -> Lane:
-    return Lane.LARGE if kind is Kind.TEXT and size > RANGE else usual
+    return Lane.LARGE if kind is not Kind.IMAGE and size > RANGE else usual
 
 
 def _device(mark: tuple[int, ...]) -> int:

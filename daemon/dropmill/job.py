@@ -30,6 +30,7 @@ class Kind(enum.IntEnum):
 
     TEXT = 1
     IMAGE = 2
+    DATASET = 3  # a table that is aggregated, and perhaps a text as well
 
     @property
     def label(self) -> str:
@@ -55,7 +56,7 @@ class Fingerprint(NamedTuple):
 
 
 class Take(NamedTuple):
-    """A piece of one text that the index holds: bytes `first` to `end` of it."""
+    """A piece of one text or data set: bytes `first` to `end`, indexed, aggregated or both."""
 
     id: int
     first: int
@@ -64,14 +65,17 @@ class Take(NamedTuple):
     newlines: int
     unterminated: bool  # ends at the end of the file, in the middle of a line
     keywords: dict[str, list[int]]  # watch-list term → line numbers, the take's first being 1
+    rules: bytes | None = None  # a digest of the rules that it is aggregated by
+    partial: str | None = None  # what it comes to by them, packed
 
 
 class Job(NamedTuple):
     """One take to be worked on: what a worker finds on the Queue.
 
-    A small text or an image is one job. A large text is one job a range: the first alone (it
-    decides the encoding), then the others in parallel. `first` and `end` of a range are nominal
-    unless `exact`: the worker moves both to the next line end, so that neighbours agree.
+    A small text or an image is one job. A large text or data set is one job a range: the first
+    alone (it decides the encoding), then the others in parallel. `first` and `end` of a range are
+    nominal unless `exact`: the worker moves both to the next line (or record), so that neighbours
+    agree.
     """
 
     take: int  # random, 63 bits, never used again
@@ -94,6 +98,7 @@ class Job(NamedTuple):
     digest: bytes | None = None  # of an image's content when it was last done
     output: bytes | None = None  # the copy made then
     moved_from: int | None = None  # the ledger row it may be a rename of
+    stride: int = 0  # bytes of a range
 
 
 class Verdict(enum.IntEnum):
@@ -131,6 +136,7 @@ class Outcome(NamedTuple):
     fingerprint: Fingerprint | None = None  # where it differs from the job's (chmod, growth)
     look_again: bool = False  # it changed while it was read
     trusted: int = 0  # up to here the known takes agree with the content
+    rules: bytes | None = None  # a digest of the rules that a data set was looked at by
 
 
 class Report(NamedTuple):

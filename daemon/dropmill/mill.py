@@ -24,7 +24,7 @@ from .aftermath import Aftermath
 from .config.settings import Config
 from .errors import MachineFault
 from .feeder import Feeder
-from .fitting import watched, what_is_noticed, worker_settings
+from .fitting import outputs, watched, what_is_noticed, worker_settings
 from .index import Shard, identity, shard_numbers
 from .intake import Intake
 from .keywords import Keywords
@@ -64,8 +64,8 @@ class Mill:
         self._pool = Pool(worker_settings(config), config.limits.timeout)
         self.ledger = Ledger(self._state_folder, self._pool.lock)
         self._wake, self._cookies = wake, cookies
-        self._feeder = Feeder(self.ledger, self._pool, self._rules.of)
-        self.pauses = Pauses([self._state_folder, self._output], config.limits.free)
+        self._feeder = Feeder(self.ledger, self._pool, self._rules.of, self._rules.stride)
+        self.pauses = Pauses([self._state_folder, *outputs(config)], config.limits.free)
         self._aftermath = Aftermath(
             self.ledger, self._feeder, self.pauses, tally, lambda: self.intake, lambda: self._output
         )
@@ -147,7 +147,8 @@ class Mill:
         if output != self._output:
             staging.empty(output)
             self._output = output
-        self.pauses.guard([self._state_folder, output], self._config.limits.free)
+        folders = [self._state_folder, *outputs(self._config)]
+        self.pauses.guard(folders, self._config.limits.free)
 
     def _change_pool(self, old: Config, new: Config) -> None:
         settings, timeout = worker_settings(new), new.limits.timeout

@@ -7,10 +7,22 @@ import os
 from collections.abc import Callable
 
 from .config.settings import Config, Root
+from .datasets.rule import RuleSet
 from .job import Kind
+from .processors.dataset import stride
 from .watch.roots import filesystem_of, makes_no_events
 
 _SLASH = ord("/")
+
+
+def rule_set(config: Config) -> RuleSet:
+    """The rules for data sets of a configuration."""
+    texts = config.text.suffixes
+    return RuleSet(
+        tuple(each.rule for each in config.datasets),
+        None if texts is None else frozenset(texts),
+        frozenset(config.images.suffixes),
+    )
 
 
 class Rules:
@@ -26,6 +38,7 @@ class Rules:
         self._roots = {os.fsencode(root.path): root for root in config.watch}
         self._suffixes = config.text.suffixes
         self._images = frozenset(config.images.suffixes)
+        self._datasets = rule_set(config)
 
     @property
     def roots(self) -> list[bytes]:
@@ -43,12 +56,18 @@ class Rules:
 
     def kind(self, name: bytes) -> Kind | None:
         """What a file is taken as, by its name; None: it is none of ours."""
+        if self._datasets.of(os.fsdecode(name)):
+            return Kind.DATASET
         suffix = os.fsdecode(os.path.splitext(name)[1]).lower()
         if suffix in self._images:
             return Kind.IMAGE
         if self._suffixes is None or suffix in self._suffixes:
             return Kind.TEXT
         return None
+
+    def stride(self, name: bytes, kind: Kind) -> int:
+        """Bytes of a range, of a file that is taken as that kind."""
+        return stride(self._datasets, name, kind)
 
     def excluded(self, root: bytes, path: bytes) -> bool:
         """Whether a file is left out by a pattern, or lies too deep."""
@@ -57,17 +76,20 @@ class Rules:
             return True
         return self._roots[root].excluded(os.fsdecode(relative), False) is not None
 
-    def ours_in(self, folder: bytes) -> Callable[[bytes, Kind], bool]:
-        """Asks of the files in a folder, by name, whether they would be taken, as that kind."""
+    def ours_in(self, folder: bytes) -> Callable[[bytes, Kind, bytes | None], bool]:
+        """Asks of the files in a folder, by name, whether they would be taken, as that kind, and
+        by those rules for data sets, where it is known by which they were."""
         root = self.of(folder)
         if root is None or self._leaves_out(root, folder):
-            return lambda name, kind: False
+            return lambda name, kind, by: False
         settings = self._roots[root]
         inside = os.fsdecode(folder[len(root) + 1 :])
         prefix = f"{inside}/" if inside else ""
 
-        def is_ours(name: bytes, kind: Kind) -> bool:
+        def is_ours(name: bytes, kind: Kind, by: bytes | None) -> bool:
             if self.kind(name) is not kind:
+                return False
+            if by is not None and by != self._datasets.digest(os.fsdecode(name)):
                 return False
             return settings.excludes_name(prefix + os.fsdecode(name), False) is None
 
@@ -85,8 +107,8 @@ class Rules:
     def digest(self) -> bytes:
         """Another one whenever another file may be ours, or of another kind."""
         roots = [(path, root.recursive, root.exclude) for path, root in self._roots.items()]
-        told = repr((sorted(roots), self._suffixes, sorted(self._images)))
-        return hashlib.blake2b(told.encode(), digest_size=16).digest()
+        told = repr((sorted(roots), self._suffixes, sorted(self._images), self._datasets.told))
+        return hashlib.blake2b(told.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
     # ---- who a root is -----------------------------------------------------------------------
 

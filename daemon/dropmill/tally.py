@@ -24,6 +24,7 @@ _SAID = {
     Verdict.QUARANTINED: "quarantined",
     Verdict.RETRY: "will be tried again",
 }
+_KINDS = {kind: "data set" if kind is Kind.DATASET else kind.label for kind in Kind}
 _WARNED = (Verdict.QUARANTINED, Verdict.RETRY)
 
 
@@ -73,7 +74,7 @@ class Tally:
     def _say(self, job: Job, report: Report, said: str) -> None:
         name = shown(job.root + b"/" + job.path)
         level = logging.WARNING if report.verdict in _WARNED else logging.INFO
-        kind = "image" if job.kind is Kind.IMAGE else "text"
+        kind = _KINDS[job.kind]
         because = f": {report.reason}" if report.reason else ""
         _files.log(level, "%s: %s %s%s", name, kind, said, because)
         for keyword, lines in report.keywords.items():

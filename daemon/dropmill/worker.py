@@ -26,12 +26,15 @@ from typing import Any, NamedTuple
 from . import log
 from .compaction import EVERY, Compaction
 from .copies import copy_path
+from .datasets import engine
+from .datasets.rule import Rule, RuleSet
 from .errors import FileFault, MachineFault, NotOurs
 from .index import Shard, shard_path
 from .job import Fingerprint, Job, Kind, Outcome, Report, Verdict
 from .membership import Membership
 from .opening import MACHINE, ShutOut, opened
 from .processors import PROCESSORS, Workbench
+from .processors.dataset import DataSets
 from .processors.watchlist import WatchList
 from .sandbox import LIST, READ, WRITE, Access, Sandbox, lower_limits
 from .slots import Phase, Slot, Slots
@@ -42,6 +45,7 @@ from .store.schema import BROKEN
 
 EXIT_LEFT = 0
 EXIT_OUT_OF_MEMORY = 71
+AGGREGATES_NAME = "{stem}{suffix}.aggregates.csv"
 IDLE = 2.0  # seconds without a message until compaction may begin
 
 
@@ -59,6 +63,7 @@ class WorkerSettings(NamedTuple):
     pixels: int
     log_level: str
     log_format: str
+    rules: RuleSet = RuleSet()  # for data sets
 
 
 class Message(NamedTuple):
@@ -184,10 +189,22 @@ class Worker:
         self._phase(Phase.WORKING)
         self._membership = Membership(settings.state_folder, number)
         self._shard = Shard(settings.state_folder, number)
-        self._completion = Completion(settings.state_folder, lock, number, settings.attempts)
+        self._completion = Completion(
+            settings.state_folder,
+            lock,
+            number,
+            settings.attempts,
+            {rule.name: rule for rule in settings.rules.rules},
+            self._place_of,
+        )
         self._staging = Staging(settings.output)
         self._bench = Workbench(
-            self._shard.add, WatchList(settings.keywords), self._staging.new, settings.pixels
+            self._shard.add,
+            WatchList(settings.keywords),
+            self._staging.new,
+            settings.pixels,
+            settings.rules,
+            DataSets(),
         )
         self._compaction = Compaction(
             settings.state_folder,
@@ -201,6 +218,9 @@ class Worker:
     def shut_in(self) -> None:
         """From here on it reads the roots, and writes copies and the index: nothing else."""
         from .processors import preloaded as preloaded  # not in the parent
+
+        if self._settings.rules.rules:
+            engine.load()
 
         time.localtime()  # reads the time zone, for the log
         self._sandbox.enter()
@@ -252,9 +272,9 @@ class Worker:
     def _undone(self, message: int, fault: MachineFault | ShutOut) -> Done:
         """A fresh worker finds, or makes, the folders that are there now; what it cannot make
         either is the machine's fault."""
-        output = self._settings.output
-        returned = isinstance(fault, ShutOut) or self._sandbox.has_lost(output)
-        self._must_leave = returned or not self._sandbox.was_left(output)
+        outputs = _outputs(self._settings)
+        returned = isinstance(fault, ShutOut) or any(map(self._sandbox.has_lost, outputs))
+        self._must_leave = returned or not all(map(self._sandbox.was_left, outputs))
         return Done(message, (), None if returned else str(fault), returned=returned)
 
     def _may_open(self, root: bytes) -> bool:
@@ -291,6 +311,8 @@ class Worker:
             return Outcome(job, Verdict.CHANGED, started)
         if (job.unhurried or job.kind is not Kind.TEXT) and has_writer(descriptor):
             return Outcome(job, Verdict.BUSY, started)
+        if job.kind is Kind.DATASET and self._rules_of(job) is None:
+            return Outcome(job, Verdict.CHANGED, started)  # made by another configuration
         size = job.fingerprint.size if job.ranged else before.size
         outcome = PROCESSORS[job.kind](descriptor, job, size, started, self._bench)
         after = fingerprint(os.fstat(descriptor))
@@ -322,12 +344,12 @@ class Worker:
 
     def _report(self, outcome: Outcome, verdict: Verdict) -> Report:
         job = outcome.job
-        is_news = verdict is Verdict.DONE and job.kind is Kind.TEXT and self._settings.keywords
+        is_news = verdict is Verdict.DONE and job.kind is not Kind.IMAGE and self._settings.keywords
         return Report(
             job.take,
             job.file,
             verdict,
-            outcome.reason,
+            outcome.reason or self._completion.why.get(job.file),
             outcome.look_again,
             outcome.trusted,
             self._completion.news(outcome) if is_news else {},
@@ -336,6 +358,8 @@ class Worker:
     def _keep_copy(self, outcome: Outcome) -> Outcome:
         """Names the copy's place; renames the old one's copy where the source was renamed."""
         job = outcome.job
+        if job.kind is Kind.DATASET:
+            return outcome._replace(rules=self._rules_of(job))
         if job.kind is not Kind.IMAGE:
             return outcome
         if outcome.verdict not in _HAVE_COPY:
@@ -353,6 +377,15 @@ class Worker:
         elif job.output is not None:
             self._staging.move(job.output, output, mtime_ns)
         return outcome._replace(output=output)
+
+    def _rules_of(self, job: Job) -> bytes | None:
+        """The digest of the rules that a data set falls under."""
+        return self._settings.rules.digest(os.fsdecode(os.path.basename(job.path)))
+
+    def _place_of(self, job: Job, rule: Rule) -> bytes:
+        """Where the CSV file of a data set's results by one rule lies."""
+        root_name = self._settings.root_names[job.root]
+        return copy_path(rule.output or b"", root_name, job.path, AGGREGATES_NAME)
 
     # ---- slot --------------------------------------------------------------------------------
 
@@ -380,7 +413,13 @@ def _kept(settings: WorkerSettings) -> dict[bytes, Access]:
     index = os.path.dirname(shard_path(settings.state_folder, 0))
     kept = dict.fromkeys(settings.root_names, READ)
     kept[settings.state_folder] = LIST  # SQLite syncs it
-    return kept | {index: WRITE, settings.output: WRITE}
+    return kept | {index: WRITE} | dict.fromkeys(_outputs(settings), WRITE)
+
+
+def _outputs(settings: WorkerSettings) -> list[bytes]:
+    """The folders that copies and results go to."""
+    of_rules = [rule.output for rule in settings.rules.rules if rule.output is not None]
+    return [settings.output, *of_rules]
 
 
 _HAVE_COPY = (Verdict.DONE, Verdict.RENAMED, Verdict.UNCHANGED)

@@ -10,15 +10,18 @@ import contextlib
 import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple, cast
 
+from ..datasets.rule import RuleSet
 from ..errors import DropmillError, MachineFault
 from ..feeder import Feeder
 from ..job import Job
 from ..pool import Pool
+from ..processors.dataset import stride
 from ..slots import Slots
 from ..store.ledger import Ledger
 from ..store.schema import configure
@@ -43,11 +46,12 @@ class OneProcess:
 
     size = 1  # worker, as the feeder asks
 
-    def __init__(self, state_folder: bytes, root: bytes, told: Connection) -> None:
+    def __init__(self, state_folder: bytes, root: bytes, rules: RuleSet, told: Connection) -> None:
         """Once the worker is up it is shut in, and could open no ledger any more."""
         self._ledger = Ledger(state_folder)
         configure(self._ledger.connection, temp_store=2)  # in memory, as workers have it
         self._root = root
+        self._rules = rules
         self._told = told
         self._message: Message | None = None
         self._sent = 0
@@ -86,7 +90,9 @@ class OneProcess:
     def _begin(self) -> None:
         """The worker is up."""
         # The feeder asks a pool for its size and for room, and puts messages: so can this.
-        self._feeder = Feeder(self._ledger, cast(Pool, self), lambda folder: self._root)
+        self._feeder = Feeder(
+            self._ledger, cast(Pool, self), lambda folder: self._root, partial(stride, self._rules)
+        )
         told = self._told
         self._books = Books(self._ledger, self._feeder, lambda count: told.send(Finished(count)))
         self._began = time.perf_counter()
@@ -105,7 +111,7 @@ class OneProcess:
 
 def work(settings: WorkerSettings, root: bytes, told: Connection) -> None:
     """The whole of it, in a process of its own."""
-    source = OneProcess(settings.state_folder, root, told)
+    source = OneProcess(settings.state_folder, root, settings.rules, told)
     main(0, settings, source, contextlib.nullcontext(), cast(Connection, source), None)
 
 

@@ -6,7 +6,8 @@ import hashlib
 from collections import Counter
 from typing import NamedTuple
 
-from ..job import State
+from ..datasets.partial import Group, answer
+from ..job import Kind, State
 from ..store.ledger import Ledger
 from ..store.reading import Reader, Result
 
@@ -31,7 +32,8 @@ def gather(state_folder: bytes) -> Outcomes:
         with Reader(state_folder) as reader:
             for result in reader.results():
                 keywords = reader.keywords(result.id) if result.keyworded else {}
-                found.digests[result.path] = _digest(ledger, result, keywords)
+                tables = _tables(reader, result)
+                found.digests[result.path] = _digest(ledger, result, keywords, tables)
                 found.states[result.state] += 1
                 done_bytes += result.size if result.state is State.DONE else 0
                 if keywords:
@@ -41,12 +43,24 @@ def gather(state_folder: bytes) -> Outcomes:
     return found._replace(done_bytes=done_bytes)
 
 
-def _digest(ledger: Ledger, result: Result, keywords: dict[str, list[int]]) -> bytes:
+def _tables(reader: Reader, result: Result) -> list[tuple[str, list[Group]]]:
+    """What a data set comes to by each rule, its groups in order."""
+    if result.kind is not Kind.DATASET:
+        return []
+    return [(name, list(answer(each))) for name, each in reader.datasets(result.id).items()]
+
+
+def _digest(
+    ledger: Ledger,
+    result: Result,
+    keywords: dict[str, list[int]],
+    tables: list[tuple[str, list[Group]]],
+) -> bytes:
     """Of everything but times and what is drawn at random (the takes' ids)."""
     pieces = [(take.first, take.end, take.digest, take.newlines, take.unterminated)
               for take in ledger.takes(result.id)]  # fmt: skip
     facts = (result.state, result.reason, result.size, result.encoding, result.lines, result.output,
-             result.width, result.height, sorted(keywords.items()), pieces)  # fmt: skip
+             result.width, result.height, sorted(keywords.items()), pieces, tables)  # fmt: skip
     digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
     if result.output is not None:
         with open(result.output, "rb") as copy:

@@ -6,11 +6,13 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import wait
 
 from ..errors import MachineFault
 from ..feeder import Feeder
 from ..pool import Event, Finished, Killed, Pool, Returned, Trouble
+from ..processors.dataset import stride
 from ..slots import Phase
 from ..store.ledger import Ledger
 from ..worker import WorkerSettings
@@ -28,7 +30,7 @@ def by_the_pool(
     with _started(settings, timeout) as pool:
         ledger = Ledger(settings.state_folder, pool.lock)
         try:
-            feeder = Feeder(ledger, pool, lambda folder: root)
+            feeder = Feeder(ledger, pool, lambda folder: root, partial(stride, settings.rules))
             books = Books(ledger, feeder, lambda count: progress(count, 0, ""))
             began = time.perf_counter()
             _work_off(pool, feeder, books)

@@ -59,7 +59,7 @@ def find(config: Config, progress: Progress) -> Found:
 
 
 def _admission(folder: bytes, name: bytes, seen: Fingerprint, kind: Kind, device: int) -> Admission:
-    lane = Lane.LARGE if kind is Kind.TEXT and seen.size > RANGE else Lane.BACKLOG
+    lane = Lane.LARGE if kind is not Kind.IMAGE and seen.size > RANGE else Lane.BACKLOG
     mark = seen._replace(device=0) if seen.device == device else seen
     return Admission(folder, name, mark, kind, lane)
 
@@ -122,5 +122,6 @@ def total(files: Sequence[Admission], kind: Kind | None = None) -> int:
 
 def room(files: Sequence[Admission], workers: int) -> int:
     """Bytes that the largest lap may need on the scratch folder's disk; more than it will."""
-    text, images = total(files, Kind.TEXT), total(files, Kind.IMAGE)
+    text = total(files, Kind.TEXT) + total(files, Kind.DATASET)
+    images = total(files, Kind.IMAGE)
     return round(_TEXT_ROOM * text + _COPY_ROOM * images) + _SHARD_ROOM * (workers + 1)

@@ -11,9 +11,11 @@ import os
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
+from ..datasets.rule import RuleSet
 from ..index import Block
 from ..job import Job, Kind, Outcome, Verdict
 from . import text
+from .dataset import DataSets
 from .watchlist import WatchList
 
 _CHUNK = 1024 * 1024
@@ -26,13 +28,22 @@ class Workbench(NamedTuple):
     watch_list: WatchList
     new_copy: Callable[[int], BinaryIO]  # take → an empty file
     pixels: int  # limits.pixels
+    rules: RuleSet  # for data sets
+    datasets: DataSets
 
 
 Processor = Callable[[int, Job, int, int, Workbench], Outcome]
 
 
-def _text(descriptor: int, job: Job, size: int, started: int, bench: Workbench) -> Outcome:
-    taken = text.process(descriptor, job, size, bench.add_block, bench.watch_list)
+def _text(
+    descriptor: int,
+    job: Job,
+    size: int,
+    started: int,
+    bench: Workbench,
+    records: text.Records | None = None,
+) -> Outcome:
+    taken = text.process(descriptor, job, size, bench.add_block, bench.watch_list, records)
     renamed = taken.verdict is Verdict.UNCHANGED and job.moved_from is not None
     return Outcome(
         job,
@@ -43,6 +54,11 @@ def _text(descriptor: int, job: Job, size: int, started: int, bench: Workbench) 
         takes=taken.takes,
         trusted=taken.trusted,
     )
+
+
+def _dataset(descriptor: int, job: Job, size: int, started: int, bench: Workbench) -> Outcome:
+    records = bench.datasets.of(job, bench.rules)
+    return _text(descriptor, job, size, started, bench, records)
 
 
 def _image(descriptor: int, job: Job, size: int, started: int, bench: Workbench) -> Outcome:
@@ -68,4 +84,8 @@ def _digest(descriptor: int) -> bytes:
     return digest.digest()
 
 
-PROCESSORS: dict[Kind, Processor] = {Kind.TEXT: _text, Kind.IMAGE: _image}
+PROCESSORS: dict[Kind, Processor] = {
+    Kind.TEXT: _text,
+    Kind.IMAGE: _image,
+    Kind.DATASET: _dataset,
+}

@@ -8,10 +8,11 @@ one alone. One longer than RANGE is worked on by several workers at once, a rang
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ..index import Block
 from ..job import Job, Take, Verdict
@@ -29,6 +30,22 @@ _DETECT = 1024 * 1024
 AddBlock = Callable[[Block, str], None]
 
 
+class Records(Protocol):
+    """What a data set asks of the cuts, and gives for each take."""
+
+    rules: bytes  # the digest of its rules
+    is_indexed: bool  # as text too
+
+    def begin(self, read: Callable[[int, int], bytes], size: int, encoding: str) -> None:
+        """To be told before anything else, once the encoding is known."""
+
+    def after(self, position: int) -> int:
+        """The first beginning of a record at or after a position, or the end."""
+
+    def partial(self, first: int, end: int) -> str:
+        """What the records in these bytes come to, packed."""
+
+
 class Taken(NamedTuple):
     """What became of a text: DONE to its end or to the range's; UNCHANGED; VERIFYING."""
 
@@ -39,14 +56,26 @@ class Taken(NamedTuple):
     trusted: int = 0  # up to here the known takes agree with the content
 
 
-def process(descriptor: int, job: Job, size: int, add: AddBlock, watch_list: WatchList) -> Taken:
+def process(
+    descriptor: int,
+    job: Job,
+    size: int,
+    add: AddBlock,
+    watch_list: WatchList,
+    records: Records | None = None,
+) -> Taken:
     """Indexes what the index does not hold yet of a text's first `size` bytes.
+
+    With `records` it is a data set: cut between records, and aggregated.
 
     Memory is bounded by a block. Raises NotOurs where the content is binary, OSError where it
     cannot be read, EOFError where it is shorter than `size` by now.
     """
-    text = _Text(descriptor, size, job.encoding or "utf-8", add, watch_list)
+    if any(take.rules != (records and records.rules) for take in job.known):
+        job = job._replace(known=(), trusted=0, encoding=None)  # they say nothing of these rules
+    text = _Text(descriptor, size, job.encoding or "utf-8", add, watch_list, records)
     if job.ranged:
+        text.begin(job.encoding or "utf-8")
         first = job.first if job.exact else text.cut(job.first)
         end = size if job.end >= size else text.cut(job.end)
         return Taken(Verdict.DONE, job.encoding, takes=tuple(text.takes(first, end)))
@@ -57,12 +86,13 @@ def process(descriptor: int, job: Job, size: int, add: AddBlock, watch_list: Wat
         return Taken(Verdict.UNCHANGED, job.encoding, keep_to)
     # Of another file's takes all are true, or none is of use.
     trusted = 0 if job.moved_from is not None else keep_to
-    keep_to = _before_the_change(job, trusted)
+    keep_to = _before_the_change(job, trusted, is_text=records is None)
     if not keep_to or job.encoding is None:
         text.encoding = detect(text.beginning(), whole=size <= _DETECT)
-    end = size
-    if size - keep_to > RANGE:
-        end = text.cut((keep_to // RANGE + 1) * RANGE)
+    text.begin(text.encoding)
+    end, stride = size, job.stride or RANGE
+    if size - keep_to > stride:
+        end = text.cut((keep_to // stride + 1) * stride)
     return Taken(Verdict.DONE, text.encoding, keep_to, tuple(text.takes(keep_to, end)), trusted)
 
 
@@ -112,7 +142,7 @@ def _verify(text: _Text, job: Job) -> tuple[int, int]:
     return end, end
 
 
-def _before_the_change(job: Job, keep_to: int) -> int:
+def _before_the_change(job: Job, keep_to: int, *, is_text: bool) -> int:
     """From where on to index: the last take that agrees is made again with what follows.
 
     After growth that is the last block, which keeps a log's takes from becoming many, and also
@@ -124,7 +154,7 @@ def _before_the_change(job: Job, keep_to: int) -> int:
         return 0
     grew = len(kept) == len(job.known)
     last = kept[-1]
-    if not grew or last.end - last.first <= BLOCK:
+    if not grew or not is_text or last.end - last.first <= BLOCK:
         keep_to = last.first
     is_beginning = last.unterminated and not last.newlines and last.end - last.first < OVERLAP
     if grew and len(kept) > 1 and is_beginning:
@@ -136,14 +166,26 @@ class _Text:
     """One open text file, as blocks."""
 
     def __init__(
-        self, descriptor: int, size: int, encoding: str, add: AddBlock, watch_list: WatchList
+        self,
+        descriptor: int,
+        size: int,
+        encoding: str,
+        add: AddBlock,
+        watch_list: WatchList,
+        records: Records | None = None,
     ) -> None:
         self._descriptor = descriptor
         self.size = size
         self.encoding = encoding
         self._add = add
         self._watch_list = watch_list
+        self._records = records
         self._content: bytes | None = None  # all of a small text, once it was read
+
+    def begin(self, encoding: str) -> None:
+        """Tells a data set what it is cut in."""
+        if self._records is not None:
+            self._records.begin(self.read_up_to, self.size, encoding)
 
     def beginning(self) -> bytes:
         """What tells the encoding; of a text of one block that is all that is read of it."""
@@ -164,6 +206,10 @@ class _Text:
             content += more
         return content
 
+    def read_up_to(self, first: int, end: int) -> bytes:
+        """Bytes `first` to `end`, or to the text's end."""
+        return self.read(min(first, self.size), min(end, self.size))
+
     def digest(self, first: int, end: int) -> bytes:
         digest = hashlib.blake2b(digest_size=16)
         for position in range(first, end, 4 * BLOCK):
@@ -175,9 +221,12 @@ class _Text:
 
         Depends on the content alone, so that the takes on both sides agree.
         """
+        place: int | None = None
+        if self._records is not None:
+            place = self._records.after(position)
+            return self.size if self.size - place < OVERLAP else place
         unit = len(line_break(self.encoding))
         position -= position % unit
-        place = None
         while place is None and position < self.size:
             behind = min(position, cuts.WINDOW)
             window = self.read(position - behind, min(self.size, position + BLOCK))
@@ -194,14 +243,41 @@ class _Text:
 
     def takes(self, first: int, end: int) -> Iterator[Take]:
         """Indexes bytes `first` to `end`, which are cuts, and gives the takes they became."""
+        if self._records is not None and not self._records.is_indexed:
+            yield from self._only_aggregated(self._records, first, end)
+            return
         take = _Take(first)
         for block_first, block_end in self._blocks(first, end):
-            if block_end == self.size and block_first > first:
-                yield take.made()
+            if block_end == self.size and block_first > first and self._may_begin(block_first):
+                yield self._made(take)
                 take = _Take(block_first)
             self._index(take, block_first, block_end)
         if end > first or end == 0:
-            yield take.made()
+            yield self._made(take)
+
+    def _may_begin(self, position: int) -> bool:
+        """Whether a take may begin there: in a data set only where a record does."""
+        return self._records is None or self._records.after(position) == position
+
+    def _made(self, take: _Take) -> Take:
+        if self._records is None:
+            return take.made()
+        partial = self._records.partial(take.first, take.end)
+        return take.made()._replace(rules=self._records.rules, partial=partial)
+
+    def _only_aggregated(self, records: Records, first: int, end: int) -> Iterator[Take]:
+        """The takes of a data set that is no text; its last block is one of its own, too."""
+        last = records.after(max(first, end - BLOCK)) if end == self.size else end
+        borders = [first, last, end] if first < last < end else [first, end]
+        for take_first, take_end in itertools.pairwise(borders):
+            take = _Take(take_first)
+            take.end = take_end
+            for position in range(take_first, take_end, 4 * BLOCK):
+                content = self.read(position, min(take_end, position + 4 * BLOCK))
+                take.digest.update(content)
+                take.newlines += content.count(b"\n")
+                take.unterminated = take_end == self.size and not content.endswith(b"\n")
+            yield self._made(take)
 
     def _blocks(self, first: int, end: int) -> Iterator[tuple[int, int]]:
         while first < end:

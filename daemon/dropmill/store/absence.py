@@ -78,22 +78,25 @@ class Absence:
             )
 
     def leave_out(
-        self, ours_in: Callable[[bytes], Callable[[bytes, Kind], bool]], rules: bytes
+        self,
+        ours_in: Callable[[bytes], Callable[[bytes, Kind, bytes | None], bool]],
+        rules: bytes,
     ) -> int:
         """Takes files out of search that the configuration leaves out now; gives how many.
 
-        `ours_in` gives for a folder what is asked about the name and kind of each file in it. It
-        is asked nothing where the `rules`, a digest, are those of the last time.
+        `ours_in` gives for a folder what is asked about the name and kind of each file in it, and
+        about the rules that a data set was looked at by (None: by none yet). It is asked nothing
+        where the `rules`, a digest, are those of the last time.
         """
         if self._table.one("SELECT 1 FROM rules WHERE digest = ?", (rules,)):
             return 0
         count = 0
         for folder, path in self._table.all("SELECT id, path FROM folders"):
             rows = self._table.connection.execute(
-                "SELECT id, name, kind FROM files WHERE folder = ? AND state != 6", (folder,)
+                "SELECT id, name, kind, rules FROM files WHERE folder = ? AND state != 6", (folder,)
             )
             is_ours = ours_in(path)
-            out = [file for file, name, kind in rows if not is_ours(name, _KINDS[kind])]
+            out = [file for file, name, kind, by in rows if not is_ours(name, _KINDS[kind], by)]
             if out:
                 self._leave_out(out)
                 count += len(out)
@@ -111,8 +114,9 @@ class Absence:
     def forget_gone(self, before_ns: int, limit: int = 10_000) -> None:
         """Drops the rows of files that went away before then."""
         with self._table.writing():
-            self._table.connection.execute(
-                "DELETE FROM files WHERE id IN (SELECT id FROM files WHERE state = 6"
-                " AND finished_ns < ? LIMIT ?)",
+            doomed = self._table.all(
+                "SELECT id FROM files WHERE state = 6 AND finished_ns < ? LIMIT ?",
                 (before_ns, limit),
             )
+            self._table.connection.executemany("DELETE FROM aggregates WHERE file = ?", doomed)
+            self._table.connection.executemany("DELETE FROM files WHERE id = ?", doomed)

@@ -7,12 +7,15 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ..job import Fingerprint, Outcome, State, Take, Verdict
+from ..datasets.partial import BeyondFloat, TooManyGroups
+from ..datasets.rule import Rule
+from ..job import Fingerprint, Kind, Outcome, State, Take, Verdict
 from . import news
+from .aggregates import Aggregates, CannotBePut, PlaceOf
 from .burial import Burial
 from .schema import (
     COVERED,
@@ -34,15 +37,24 @@ class Completion:
     """Writes what a worker found out."""
 
     def __init__(
-        self, state_folder: bytes, lock: AbstractContextManager[object], shard: int, attempts: int
+        self,
+        state_folder: bytes,
+        lock: AbstractContextManager[object],
+        shard: int,
+        attempts: int,
+        rules: Mapping[str, Rule] | None = None,
+        place_of: PlaceOf = lambda job, rule: b"",
     ) -> None:
-        """`lock` is the one that all processes share; `attempts` is `limits.attempts`."""
+        """`lock` is the one that all processes share; `attempts` is `limits.attempts`; `rules`
+        and `place_of` are those of `Aggregates`."""
         self._connection = open_for_writing(state_folder, synchronous="FULL")
         configure(self._connection, temp_store=2)  # in memory: workers may open no file elsewhere
         self._lock = lock
         self.burial = Burial(self._connection, lock)
         self._shard = shard
         self._attempts = attempts
+        self._aggregates = Aggregates(self._connection, rules or {}, place_of)
+        self.why: dict[int, str] = {}  # file → what was found wrong when its parts came together
 
     def close(self) -> None:
         self._connection.close()
@@ -55,6 +67,7 @@ class Completion:
         """
         if all(outcome.verdict in LOOKED_AT for outcome in outcomes):
             return [outcome.verdict for outcome in outcomes]
+        self.why.clear()
         with self._lock, machine_faults("results.db"), transaction(self._connection):
             now = time.time_ns()
             return [self._complete(outcome, now) for outcome in outcomes]
@@ -79,6 +92,10 @@ class Completion:
         attempts, in_parts, kept_to, state, reason, has_takes = row
         if not self._has_what_was_kept(outcome):
             return self._let_go(job.file)
+        if job.kind is Kind.DATASET:
+            self._connection.execute(
+                "UPDATE files SET rules = ? WHERE id = ?", (outcome.rules, job.file)
+            )
         if _agrees(outcome, state, reason):
             self._agreed(outcome, now)
             return Verdict.AS_BEFORE
@@ -93,7 +110,7 @@ class Completion:
                 self._revive(outcome, job.file, now)
                 self._finish(outcome, now, changed=False)
             case Verdict.DONE if not has_takes and _is_whole_text(outcome):
-                self._first_time(outcome, now)
+                return self._first_time(outcome, now)
             case Verdict.DONE if outcome.takes or outcome.encoding:
                 return self._text(outcome, in_parts, kept_to, now)
             case _:
@@ -136,10 +153,13 @@ class Completion:
         )
         return sum(take.end - take.first for take in kept) == outcome.keep_to and all(held)
 
-    def _first_time(self, outcome: Outcome, now: int) -> None:
+    def _first_time(self, outcome: Outcome, now: int) -> Verdict:
         """A small text that the index holds nothing of: by far the commonest case."""
         takes = outcome.takes
         self._insert(takes, outcome.job.file, TakeState.LIVE)
+        wrong = self._aggregate(outcome, now)
+        if wrong is not None:
+            return wrong
         newlines = sum(take.newlines for take in takes)
         self._finish(
             outcome,
@@ -148,6 +168,34 @@ class Completion:
             lines=newlines + max((take.unterminated for take in takes), default=False),
             keyworded=any(take.keywords for take in takes) or None,
         )
+        return Verdict.DONE
+
+    def _aggregate(self, outcome: Outcome, now: int) -> Verdict | None:
+        """Combines what a data set comes to; what is wrong, None where nothing is."""
+        if outcome.job.kind is not Kind.DATASET:
+            return None
+        try:
+            if self._aggregates.replace(outcome):
+                return None
+        except (TooManyGroups, BeyondFloat) as fault:
+            self.why[outcome.job.file] = str(fault)
+            found = outcome._replace(verdict=Verdict.QUARANTINED, reason=str(fault))
+            self._give_up(found, 0, now)
+            return Verdict.QUARANTINED
+        except CannotBePut as fault:
+            return self._cannot_be_put(outcome, str(fault), now)
+        return self._let_go(outcome.job.file)
+
+    def _cannot_be_put(self, outcome: Outcome, why: str, now: int) -> Verdict:
+        """It may pass: all of it is done again."""
+        file = outcome.job.file
+        self.why[file] = why
+        self._bury(file, now)
+        (attempts,) = self._connection.execute(
+            "SELECT attempts FROM files WHERE id = ?", (file,)
+        ).fetchone() or (0,)
+        self._connection.execute("UPDATE files SET in_parts = 0 WHERE id = ?", (file,))
+        return self._try_again(outcome._replace(reason=why), attempts + 1, now)
 
     def _text(self, outcome: Outcome, in_parts: bool, kept_to: int | None, now: int) -> Verdict:
         file = outcome.job.file
@@ -171,6 +219,9 @@ class Completion:
                 self._connection.execute(
                     "UPDATE takes SET state = 1 WHERE file = ? AND state = 2", (file,)
                 )
+        wrong = self._aggregate(outcome, now)
+        if wrong is not None:
+            return wrong
         self._finish(outcome, now, changed=True)
         self._sum_up(file)
         return Verdict.DONE
@@ -198,7 +249,7 @@ class Completion:
     def _insert(self, takes: Iterable[Take], file: int, state: TakeState) -> None:
         self._connection.executemany(
             "INSERT INTO takes(id, file, shard, state, first, end, newlines, unterminated, digest,"
-            " keywords) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " keywords, rules, partial) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     take.id,
@@ -211,6 +262,8 @@ class Completion:
                     int(take.unterminated),
                     take.digest,
                     json.dumps(take.keywords, ensure_ascii=False) if take.keywords else None,
+                    take.rules,
+                    take.partial,
                 )
                 for take in takes
             ],
@@ -238,6 +291,7 @@ class Completion:
         self._connection.execute(
             "UPDATE takes SET state = 4, died_ns = ? WHERE file = ? AND state != 4", (now, file)
         )
+        self._aggregates.forget(file)
 
     def _sum_up(self, file: int) -> None:
         lines, keyworded = self._connection.execute(
@@ -335,6 +389,11 @@ class Completion:
         folder, name = self._connection.execute(
             "SELECT folder, name FROM files WHERE id = ?", (job.file,)
         ).fetchone() or (0, b"")
+        if job.kind is Kind.DATASET:
+            try:
+                self._aggregates.renamed(outcome, old)
+            except CannotBePut as fault:
+                return self._cannot_be_put(outcome, str(fault), now)
         self._connection.execute("DELETE FROM files WHERE id = ?", (job.file,))
         self._revive(outcome, old, now)
         seen = outcome.fingerprint or job.fingerprint

@@ -208,13 +208,13 @@ class Ledger(Table):
     def takes(self, file: int) -> list[Take]:
         """What the index holds of a file (or held, until it went away just now), in order."""
         found = self.connection.execute(
-            "SELECT id, first, end, digest, newlines, unterminated FROM takes"
+            "SELECT id, first, end, digest, newlines, unterminated, rules FROM takes"
             " WHERE file = ? AND (state = ? OR state = ? AND died_ns > ?) ORDER BY first, id",
             (file, TakeState.LIVE, TakeState.GONE, time.time_ns() - RENAME_WINDOW_NS),
         )
         return [
-            Take(take, first, end, digest, newlines, bool(unterminated), {})
-            for take, first, end, digest, newlines, unterminated in found
+            Take(take, first, end, digest, newlines, bool(unterminated), {}, rules)
+            for take, first, end, digest, newlines, unterminated, rules in found
         ]
 
     def covered(self, file: int, kept_to: int | None) -> list[tuple[int, int]]:

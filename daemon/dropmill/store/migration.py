@@ -53,5 +53,16 @@ DROP INDEX files_by_mtime;
 CREATE INDEX files_by_mtime ON files(mtime_ns, size) WHERE state IN (2, 6);
 """
 
-STEPS = {1: _NUMBERS_USED_ONCE, 2: _COMPARISONS, 3: _RULES, 4: _BY_SIZE}
+_DATASETS = """
+ALTER TABLE files ADD COLUMN rules BLOB;
+ALTER TABLE takes ADD COLUMN rules BLOB;
+ALTER TABLE takes ADD COLUMN partial TEXT;
+CREATE TABLE aggregates(
+    file INTEGER NOT NULL, rule TEXT NOT NULL, content TEXT NOT NULL, output BLOB,
+    PRIMARY KEY(file, rule)
+);
+CREATE INDEX aggregates_by_rule ON aggregates(rule);
+"""
+
+STEPS = {1: _NUMBERS_USED_ONCE, 2: _COMPARISONS, 3: _RULES, 4: _BY_SIZE, 5: _DATASETS}
 """Version → the SQL that makes the next one of it."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from ..datasets.partial import Partial, unpacked
 from ..errors import DropmillError
 from ..job import Kind, State
 from .schema import open_for_reading
@@ -207,6 +208,48 @@ class Reader:
             before += newlines
         return {term: sorted(lines) for term, lines in found.items()}
 
+    # ---- data sets ---------------------------------------------------------------------------
+
+    def datasets(self, file: int) -> dict[str, Partial]:
+        """What a file comes to, by the rules' names."""
+        found: dict[str, Partial] = {}
+        for (content,) in self._rows(
+            "SELECT content FROM aggregates WHERE file = ? ORDER BY rowid", (file,)
+        ):
+            found |= unpacked(content)
+        return found
+
+    def outputs(self, file: int) -> list[bytes]:
+        """The CSV files of what a data set comes to."""
+        sql = "SELECT output FROM aggregates WHERE file = ? AND output IS NOT NULL ORDER BY rowid"
+        return [output for (output,) in self._rows(sql, (file,))]
+
+    def aggregated(self, rule: str, under: bytes | None) -> list[tuple[bytes, bytes, Partial]]:
+        """Of all files that a rule of that name holds results of: (path, digest of the rules that
+        it was taken in by, what it comes to)."""
+        condition, values = _below(under)
+        rows = self._rows(
+            "SELECT d.path, f.name, f.rules, a.content FROM aggregates a"
+            " JOIN files f ON f.id = a.file JOIN folders d ON d.id = f.folder"
+            f" WHERE a.rule = ? AND f.state != 6{condition}",
+            (rule, *values),
+        )
+        return [
+            (os.path.join(folder, name), digest, unpacked(content)[rule])
+            for folder, name, digest, content in rows
+        ]
+
+    def datasets_to_come(self, under: bytes | None) -> int:
+        """How many data sets are queued, or tried again, and hold no results yet."""
+        condition, values = _below(under)
+        rows = self._rows(
+            "SELECT count(*) FROM files f JOIN folders d ON d.id = f.folder"
+            " WHERE f.kind = ? AND f.state IN (1, 3)"
+            f" AND NOT EXISTS(SELECT 1 FROM aggregates WHERE file = f.id){condition}",
+            (int(Kind.DATASET), *values),
+        )
+        return int(rows[0][0])
+
     def changed(self) -> int:
         """A number that differs from that of the last call when somebody committed meanwhile."""
         return int(self._rows("PRAGMA data_version")[0][0])
@@ -235,10 +278,16 @@ def _where(state: State, which: Which) -> tuple[str, tuple[Any, ...]]:
     if which.kind is not None:
         condition += " AND f.kind = ?"
         values.append(int(which.kind))
-    if which.under is not None and which.under != b"/":
-        condition += " AND (d.path = ? OR d.path > ? AND d.path < ?)"
-        values += [which.under, which.under + b"/", which.under + b"0"]  # "0" comes after "/"
-    return condition, tuple(values)
+    below, places = _below(which.under)
+    return condition + below, (*values, *places)
+
+
+def _below(folder: bytes | None) -> tuple[str, tuple[bytes, ...]]:
+    """The condition that a file lies at or below a folder, and its values."""
+    if folder is None or folder == b"/":
+        return "", ()
+    # "0" comes after "/"
+    return " AND (d.path = ? OR d.path > ? AND d.path < ?)", (folder, folder + b"/", folder + b"0")
 
 
 class Follower:

@@ -14,7 +14,7 @@ import apsw
 from ..errors import DropmillError, MachineFault
 from .migration import STEPS
 
-VERSION = 5
+VERSION = 6
 FILE_NAME = b"results.db"
 BUSY_MS = 15_000
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
@@ -62,7 +62,8 @@ CREATE TABLE files(
     width INTEGER,
     height INTEGER,
     keyworded INTEGER,                -- 1: one of its takes holds watch-list terms
-    compare_ns INTEGER                -- finished, but its content is to be compared once more then
+    compare_ns INTEGER,               -- finished, but its content is to be compared once more then
+    rules BLOB                        -- of a data set: a digest of those that it was looked at by
 );
 CREATE UNIQUE INDEX files_by_path ON files(folder, name);
 CREATE INDEX files_queued ON files(lane, seq) WHERE state = 1;
@@ -81,10 +82,21 @@ CREATE TABLE takes(
     unterminated INTEGER NOT NULL,
     digest BLOB NOT NULL,
     keywords TEXT,                    -- JSON: term → lines, the take's first being 1
-    died_ns INTEGER
+    died_ns INTEGER,
+    rules BLOB,                       -- of a data set: a digest of those of `partial`
+    partial TEXT                      -- what these bytes come to by each rule (datasets.partial)
 );
 CREATE INDEX takes_by_file ON takes(file);
 CREATE INDEX takes_dead ON takes(shard) WHERE state >= 3;
+
+CREATE TABLE aggregates(
+    file INTEGER NOT NULL,
+    rule TEXT NOT NULL,               -- its name
+    content TEXT NOT NULL,            -- what the file comes to by it (datasets.partial)
+    output BLOB,                      -- its CSV file
+    PRIMARY KEY(file, rule)
+);
+CREATE INDEX aggregates_by_rule ON aggregates(rule);
 
 CREATE TABLE roots(path BLOB PRIMARY KEY, device INTEGER NOT NULL, inode INTEGER NOT NULL);
 
