@@ -258,6 +258,22 @@ def results(
 
 
 @cli.command()
+@click.argument("rule", metavar="RULE")
+@click.option("--under", metavar="DIR", type=click.Path(), help="Only files below DIR.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def aggregate(rule: str, under: str | None, as_json: bool) -> int:
+    """What all files that a rule has taken in come to.
+
+    RULE is a rule's `name` in `datasets:`, or its `match` where it has none. Adds up what is known
+    of each file that is there, and reads none of them again. Exits with 1 when there are none.
+    """
+    from .commands.aggregate import aggregate
+
+    folder = os.path.realpath(os.fsencode(under)) if under else None
+    return aggregate(_config_path(), rule, under=folder, as_json=as_json)
+
+
+@cli.command()
 @click.argument("path", type=click.Path())
 def explain(path: str) -> int:
     """All that is known of one file.

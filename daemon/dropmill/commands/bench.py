@@ -99,6 +99,7 @@ def _configured(base: Config | None, folder: Path, scratch: Path, keyword: str |
             "watch": (root,),
             "text": found.text.model_copy(update={"keywords": keywords}),
             "images": found.images.model_copy(update={"output": scratch / "copies"}),
+            "datasets": tuple(each.model_copy(update={"output": None}) for each in found.datasets),
             "log": found.log.model_copy(update={"level": "warning", "format": "plain"}),
         }
     )

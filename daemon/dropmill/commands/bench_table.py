@@ -129,8 +129,8 @@ def _heading(report: Report) -> Iterator[str]:
 
 
 def _kinds(files: list[Admission]) -> str:
-    texts = sum(file.kind is Kind.TEXT for file in files)
-    counts = {"text": texts, "image": len(files) - texts}
+    names = {Kind.TEXT: "text", Kind.IMAGE: "image", Kind.DATASET: "data set"}
+    counts = {name: sum(file.kind is kind for file in files) for kind, name in names.items()}
     return " and ".join(amount(count, kind) for kind, count in counts.items() if count)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .. import config
 from ..errors import DropmillError
 from ..job import State
+from ..rules import rule_set
 from ..store.reading import Reader, Result
 from .printing import absolute, amount, as_command, local_time, printable, quoted, shown, size
 from .results import line_numbers
@@ -134,6 +135,11 @@ def _why_left_out(facts: _Facts, root: Root) -> str | None:
 
 def _rule(loaded: Config, path: bytes) -> str:
     name = os.fsdecode(os.path.basename(path))
+    rules = rule_set(loaded)
+    if by := rules.of(name):
+        names = ", ".join(printable(rule.name) for rule in by)
+        also = ", and indexed as text too" if rules.is_text(name) else ""
+        return f"a data set: by {names} of datasets{also}"
     suffix = os.path.splitext(name)[1].lower()
     if suffix and suffix in loaded.images.suffixes:
         return f"an image: images.suffixes has {printable(suffix)}"

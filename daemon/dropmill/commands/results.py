@@ -9,8 +9,10 @@ from typing import Any, NoReturn
 
 import click
 
+from ..datasets.partial import Partial
 from ..job import Kind, State
 from ..store.reading import OUTCOMES, Follower, Reader, Result, Which
+from . import tables
 from .printing import (
     amount,
     has_colour,
@@ -26,6 +28,7 @@ from .printing import (
 _POLL_SECONDS = 0.25
 _FIRST = 10
 _SHOWN_LINES = 10
+_KINDS = {Kind.DATASET: "data set"}
 _COLOURS = {
     State.DONE: "green",
     State.RETRY: "yellow",
@@ -47,7 +50,8 @@ def results(
     """Prints them; gives the exit code: 1 when there are none."""
     which = Which((state,) if state else OUTCOMES, under, kind)
     with Reader(state_folder) as reader:
-        write = _json_writer(reader) if as_json else _line_writer(reader)
+        has_tables = kind is Kind.DATASET
+        write = _json_writer(reader) if as_json else _line_writer(reader, has_tables=has_tables)
         if follow:
             _follow(Follower(reader, which), write)
         found = False
@@ -72,7 +76,11 @@ def _follow(follower: Follower, write: Callable[[Result], None]) -> NoReturn:
 # ---- JSON ----------------------------------------------------------------------------------------
 
 
-def as_object(result: Result, keywords: dict[str, list[int]]) -> dict[str, Any]:
+def as_object(
+    result: Result,
+    keywords: dict[str, list[int]],
+    datasets: dict[str, Partial] | None = None,
+) -> dict[str, Any]:
     """A result with the names that are promised; what does not apply is absent."""
     found: dict[str, Any] = {
         "path": json_path(result.path),
@@ -91,6 +99,8 @@ def as_object(result: Result, keywords: dict[str, list[int]]) -> dict[str, Any]:
         "output": None if result.output is None else json_path(result.output),
         "width": result.width,
         "height": result.height,
+        "datasets": {name: tables.as_object(each) for name, each in (datasets or {}).items()}
+        or None,
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -104,13 +114,19 @@ def _keywords(reader: Reader, result: Result) -> dict[str, list[int]]:
 
 
 def _json_writer(reader: Reader) -> Callable[[Result], None]:
-    return lambda result: write_json(as_object(result, _keywords(reader, result)))
+    return lambda result: write_json(
+        as_object(result, _keywords(reader, result), _datasets(reader, result))
+    )
+
+
+def _datasets(reader: Reader, result: Result) -> dict[str, Partial]:
+    return reader.datasets(result.id) if result.kind is Kind.DATASET else {}
 
 
 # ---- for people ----------------------------------------------------------------------------------
 
 
-def _line_writer(reader: Reader) -> Callable[[Result], None]:
+def _line_writer(reader: Reader, *, has_tables: bool) -> Callable[[Result], None]:
     is_coloured = has_colour(sys.stdout)
 
     def write(result: Result) -> None:
@@ -120,18 +136,29 @@ def _line_writer(reader: Reader) -> Callable[[Result], None]:
             state = click.style(state, fg=_COLOURS.get(result.state))
         details = "; ".join(_details(reader, result))
         sys.stdout.write(f"{when} {state} {shown(result.path)}: {details}\n")
+        if has_tables:
+            _write_tables(_datasets(reader, result))
 
     return write
+
+
+def _write_tables(datasets: dict[str, Partial]) -> None:
+    for name, partial in datasets.items():
+        sys.stdout.write(f"  {printable(name)}: {tables.summary(partial)}\n")
+        for line in tables.lines(partial, indent="    "):
+            sys.stdout.write(f"{line}\n")
 
 
 def _details(reader: Reader, result: Result) -> list[str]:
     if result.reason:
         return [printable(result.reason)]
-    details = [f"{result.kind.label}, {size(result.size)}"]
+    details = [f"{_KINDS.get(result.kind, result.kind.label)}, {size(result.size)}"]
     if result.lines is not None:
         details[0] += f", {amount(result.lines, 'line')}"
     if result.width and result.height:
         details[0] += f", {result.width} x {result.height}"
+    for name, partial in _datasets(reader, result).items():
+        details.append(f"{printable(name)}: {tables.summary(partial)}")
     if result.output is not None:
         details.append(f"copy: {shown(result.output)}")
     for term, lines in _keywords(reader, result).items():

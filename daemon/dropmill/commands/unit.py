@@ -148,7 +148,8 @@ def settings_for_user(
 def outputs(config: Config) -> list[Path]:
     """The folders that dropmill writes to."""
     copies = [config.images.output] if config.images.suffixes else []
-    return [config.state, *copies]
+    results = [each.output for each in config.datasets if each.output is not None]
+    return [config.state, *copies, *results]
 
 
 def _command(config_path: Path, interpreter: Interpreter) -> Iterator[str]:
