@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import config
 from ..errors import DropmillError
-from ..job import State
+from ..job import Kind, State
 from ..rules import rule_set
 from ..store.reading import Reader, Result
+from . import tables
 from .printing import absolute, amount, as_command, local_time, printable, quoted, shown, size
 from .results import line_numbers
 
@@ -184,7 +185,8 @@ def _of_outcome(reader: Reader, result: Result) -> list[_Line]:
     if held.takes:
         shards = ", ".join(map(str, held.shards))
         pieces = f"{size(held.size)} in {amount(held.takes, 'take')}"
-        lines.append(_Line("searchable", f"{pieces} (index shard {shards})"))
+        what = "known" if result.kind is Kind.DATASET else "searchable"
+        lines.append(_Line(what, f"{pieces} (index shard {shards})"))
     for term, numbers in reader.keywords(result.id).items():
         lines.append(_Line("keyword", f"{printable(term)}: {line_numbers(numbers)}"))
     if result.width and result.height:
@@ -192,6 +194,11 @@ def _of_outcome(reader: Reader, result: Result) -> list[_Line]:
     if result.output is not None:
         there = "" if os.path.lexists(result.output) else " (not there any more)"
         lines.append(_Line("copy", shown(result.output) + there))
+    for name, partial in reader.datasets(result.id).items():
+        lines.append(_Line("came to", f"{printable(name)}: {tables.summary(partial)}"))
+    for output in reader.outputs(result.id):
+        there = "" if os.path.lexists(output) else " (not there any more)"
+        lines.append(_Line("written to", shown(output) + there))
     return lines
 
 
