@@ -169,10 +169,19 @@ def test_a_message_holds_no_more_bytes_than_it_may(
         assert len(message) == 1 or sum(job.fingerprint.size for job in message) <= MOST_BYTES
 
 
-def test_where_there_are_few_files_every_worker_gets_its_share(fed: Fed) -> None:
-    fed.admit(b"a", b"b", b"c", b"d")
+def test_where_there_are_few_files_every_worker_gets_its_share(
+    fed: Fed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeder_module, "RANGE", 1 << 30)
+    fed.admit(b"a", b"b", b"c", b"d", size=feeder_module.WORTH_SHARING)
     fed.fed()
     assert [len(message) for message in fed.pool.messages] == [2, 1, 1]
+
+
+def test_a_few_small_files_are_one_message_as_each_costs_syncs(fed: Fed) -> None:
+    fed.admit(b"a", b"b", b"c", b"d")
+    fed.fed()
+    assert [len(message) for message in fed.pool.messages] == [4]
 
 
 def test_a_full_queue_loses_nothing(fed: Fed) -> None:

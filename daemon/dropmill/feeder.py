@@ -23,6 +23,7 @@ from .store.table import Row
 
 MOST_FILES = 512
 MOST_BYTES = 8 * 1024 * 1024
+WORTH_SHARING = 256 * 1024  # bytes; less is done sooner (10 ms) than two workers sync it (15)
 FILE_COST = 2_048  # what a file costs beside its bytes
 _TRUSTED = 4  # ranges; a longer log is compared as a whole only once it is quiet
 IMAGE_COST = 2  # a byte of a photograph costs 1.2 times a byte of text, of a flat picture up to 9
@@ -167,7 +168,7 @@ class Feeder:
     def _lane(self, rows: Callable[[int], list[Row]], used: Callable[[int], None]) -> list[Job]:
         """A message's worth of a lane's next rows."""
         while found := rows(self._guess):
-            # Where this is all there is, every worker gets its share.
+            # Where this is all there is, every worker gets its share, if that is worth a message.
             is_all = len(found) < self._guess
             most = math.ceil(len(found) / self._pool.size) if is_all else MOST_FILES
             jobs, seq = self._pack(found, most)
@@ -185,7 +186,7 @@ class Feeder:
         for row in rows:
             weight = IMAGE_COST if row.kind is Kind.IMAGE else 1
             cost += FILE_COST + weight * min(row.fingerprint.size, RANGE)
-            if jobs and (cost > MOST_BYTES or len(jobs) >= most):
+            if jobs and (cost > MOST_BYTES or (len(jobs) >= most and cost > WORTH_SHARING)):
                 break
             seq = row.seq
             job = self._job(row)
