@@ -7,6 +7,8 @@ import functools
 import io
 import math
 import os
+import random
+import resource
 import shutil
 import struct
 import subprocess
@@ -28,7 +30,7 @@ from PIL import (
 )
 
 from dropmill.errors import FileFault
-from dropmill.processors.image import SUFFIXES, Copied, process
+from dropmill.processors.image import SUFFIXES, Copied, jpeg, process, turbojpeg
 
 LIMIT = 100_000_000
 SIZE = (96, 64)
@@ -215,10 +217,155 @@ def test_a_bomb_of_many_frames_is_refused(suffix: str, kind: str) -> None:
 # ---- JPEG
 
 
-def luma(source: bytes) -> Image.Image:
-    return opened(source).convert("YCbCr").getchannel("Y")
+@pytest.fixture(params=["transformed", "decoded"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a colour JPEG gets its copy: by libturbojpeg, or where there is none, by Pillow."""
+    if request.param == "decoded":
+        monkeypatch.setattr(turbojpeg, "library", lambda: None)
+    elif turbojpeg.library() is None:
+        pytest.skip("libturbojpeg (Debian: libturbojpeg0) is not installed")
+    return str(request.param)
 
 
+both_ways = pytest.mark.usefixtures("way")
+needs_transform = pytest.mark.skipif(
+    turbojpeg.library() is None, reason="libturbojpeg (Debian: libturbojpeg0) is not installed"
+)
+
+
+def decoded_luma(source: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(source))
+    image.draft("L", image.size)
+    image.load()
+    return image
+
+
+def checkerboard(size: tuple[int, int] = (200, 120)) -> Image.Image:
+    """Nothing but hard edges between black and white, where coding overshoots."""
+    picture = Image.new("RGB", size)
+    picture.putdata([(255, 255, 255) if (x // 3 + y // 5) % 2 else (0, 0, 0)
+                     for y in range(size[1]) for x in range(size[0])])  # fmt: skip
+    return picture
+
+
+LOSSLESS: dict[str, dict[str, Any]] = {
+    "4:2:0": {},
+    "4:2:2": {"subsampling": 1},
+    "4:4:4": {"subsampling": 0, "quality": 95},
+    "progressive": {"progressive": True},
+    "coarse": {"quality": 5},
+    "with restarts": {"restart_marker_blocks": 3},
+    "tables of its own": {"optimize": True},
+}
+
+
+@needs_transform
+@pytest.mark.parametrize("name", LOSSLESS)
+@pytest.mark.parametrize("size", [(96, 64), (211, 133), (17, 9), (1, 1)])
+def test_a_transformed_jpeg_has_its_sources_luma_to_the_last_bit(
+    name: str, size: tuple[int, int]
+) -> None:
+    for picture in (photograph(size=size), checkerboard(size)):
+        source = saved(picture, "JPEG", **LOSSLESS[name])
+        copy, reported = copied_with_size(source, ".jpg")
+        image = opened(copy)
+        assert (image.mode, image.size, reported) == ("L", size, size)
+        assert image.tobytes() == decoded_luma(source).tobytes()
+        assert b"\xff\xc0" in copy  # baseline, whatever the source is
+
+
+@needs_transform
+def test_where_nothing_was_coarse_both_ways_make_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options: dict[str, Any] = {"exif": exif, "comment": b"a comment", "xmp": b"<x:xmpmeta/>"}
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    source = saved(
+        Image.new("RGB", SIZE, (200, 90, 30)), "JPEG", dpi=(300, 72), icc_profile=profile, **options
+    )
+    transformed = copied(source, ".jpg")
+    monkeypatch.setattr(turbojpeg, "library", lambda: None)
+    assert transformed == copied(source, ".jpg")
+
+
+@needs_transform
+def test_a_jpeg_that_would_take_much_memory_is_not_transformed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = saved(photograph(), "JPEG")
+    tried: list[bytes] = []
+    monkeypatch.setattr(turbojpeg, "luma", tried.append)
+    copied(source, ".jpg")
+    assert tried == [source]
+    monkeypatch.setattr(jpeg, "_TRANSFORM_MAX", len(source) + SIZE[0] * SIZE[1] * 3 - 1)
+    assert opened(copied(source, ".jpg")).mode == "L"
+    assert tried == [source]
+
+
+@needs_transform
+def test_a_quarter_of_a_workers_memory_is_the_most_that_a_transform_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64 << 20, resource.RLIM_INFINITY))
+    tried: list[bytes] = []
+    monkeypatch.setattr(turbojpeg, "luma", tried.append)
+    copied(saved(Image.new("RGB", (2400, 2400)), "JPEG"), ".jpg")  # 16.5 MiB of coefficients
+    assert not tried
+    copied(saved(Image.new("RGB", (2300, 2300)), "JPEG"), ".jpg")
+    assert tried
+
+
+def mutated(source: bytes, other: bytes, chance: random.Random) -> bytes:
+    """The source with bits flipped, cut, or with a piece of the other spliced in."""
+    data = bytearray(source)
+    match chance.randrange(5):
+        case 0 | 1:
+            for _ in range(chance.choice((1, 2, 5, 30))):
+                data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        case 2:
+            del data[chance.randrange(len(data)) :]
+            data += chance.choice((b"", b"\xff\xd9", bytes(50), b"\xff\xd9 and more"))
+        case 3:
+            at = chance.randrange(len(data))
+            del data[at : at + chance.choice((1, 2, 10, 100))]
+        case _:
+            at, start = chance.randrange(len(data)), chance.randrange(len(other))
+            size = chance.choice((2, 20, 200))
+            data[at : at + chance.choice((0, size))] = other[start : start + size]
+    return bytes(data)
+
+
+@needs_transform
+def test_a_damaged_jpeg_gets_the_same_verdict_with_and_without_the_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = turbojpeg.library()
+    sources = [saved(photograph(size=(80, 56)), "JPEG", **LOSSLESS[name]) for name in LOSSLESS]
+    sources += [saved(photograph(), "JPEG", keep_rgb=True), saved(photograph("CMYK"), "JPEG")]
+    for seed in range(600):
+        chance = random.Random(seed)
+        source = mutated(chance.choice(sources), chance.choice(sources), chance)
+        verdicts = []
+        for library in (found, None):
+            monkeypatch.setattr(turbojpeg, "library", lambda library=library: library)
+            verdicts.append(verdict(source))
+        assert verdicts[0] == verdicts[1], seed
+
+
+def verdict(source: bytes) -> tuple[int, int] | str:
+    """The size and kind of the copy, or the sentence that says why there is none."""
+    try:
+        copy, size = copied_with_size(source, ".jpg", pixels=1_000_000)
+    except FileFault as fault:
+        return str(fault)
+    image = Image.open(io.BytesIO(copy))
+    assert (image.mode, image.size) == ("L", size)
+    return size
+
+
+@both_ways
 @pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 75, "progressive": True}])
 def test_a_jpeg_loses_nothing_to_a_lossless_one(options: dict[str, Any], tmp_path: Path) -> None:
     if not shutil.which("jpegtran"):
@@ -231,22 +378,23 @@ def test_a_jpeg_loses_nothing_to_a_lossless_one(options: dict[str, Any], tmp_pat
     assert psnr(opened(copied(source.read_bytes(), ".jpg")), opened(lossless)) >= 60
 
 
+@both_ways
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
 def test_a_jpegs_copy_is_its_luma(options: dict[str, Any]) -> None:
     source = saved(photograph(size=(600, 400)), "JPEG", quality=90, **options)
     copy = opened(copied(source, ".jpg"))
-    decoded = Image.open(io.BytesIO(source))
-    decoded.draft("L", decoded.size)
     assert copy.mode == "L"
-    assert psnr(copy, decoded) >= 60
+    assert psnr(copy, decoded_luma(source)) >= 60
 
 
+@both_ways
 def test_a_jpeg_marked_as_rgb_is_weighed_as_rgb() -> None:
     for options in ({}, {"progressive": True}):
         source = saved(photograph(), "JPEG", quality=95, keep_rgb=True, **options)
         assert psnr(opened(copied(source, ".jpg")), photograph("L")) > 38
 
 
+@both_ways
 def test_a_jpeg_keeps_exif_orientation_xmp_comment_and_density() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -275,12 +423,14 @@ def test_broken_exif_harms_nothing_and_stays_as_it_is() -> None:
         assert broken[6:] in copy
 
 
+@both_ways
 def test_a_density_in_dots_per_centimetre_stays_one() -> None:
     source = bytearray(FORMATS[".jpg"]())
     source[13:18] = struct.pack(">BHH", 2, 118, 119)
     assert copied(bytes(source), ".jpg")[13:18] == source[13:18]
 
 
+@both_ways
 def test_a_jpeg_with_a_tail_of_zeros_is_truncated() -> None:
     source = saved(photograph(size=(800, 600)), "JPEG")
     half = len(source) // 2
@@ -288,6 +438,7 @@ def test_a_jpeg_with_a_tail_of_zeros_is_truncated() -> None:
         copied(source[:half] + bytes(half), ".jpg")
 
 
+@both_ways
 def test_a_cmyk_jpeg_comes_out_gray() -> None:
     source = saved(photograph("CMYK"), "JPEG", quality=95)
     assert psnr(opened(copied(source, ".jpg")), photograph("L")) > 35

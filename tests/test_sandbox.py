@@ -30,7 +30,18 @@ from dropmill.sandbox import READ, Sandbox
 
 from .dropmill_process import Place
 from .polling import eventually
-from .test_image import animated, deep_tiff, photograph, rotated_profile, saved
+from .test_image import (
+    animated,
+    checkerboard,
+    copied,
+    decoded_luma,
+    deep_tiff,
+    needs_transform,
+    opened,
+    photograph,
+    rotated_profile,
+    saved,
+)
 from .test_pool import Service
 from .torture.isolated import mount, own_mounts, unmount
 
@@ -381,6 +392,16 @@ def test_every_kind_of_file_is_worked_on_without_opening_or_importing_anything_e
         and not (note.startswith("open ") and not note.startswith("open /"))
     ]
     assert not beside
+
+
+@needs_transform
+def test_libturbojpeg_is_there_for_a_worker_that_is_shut_in(heard: Service) -> None:
+    source = saved(checkerboard(), "JPEG")
+    (job,) = put(heard, {b"edges.jpg": source}, Kind.IMAGE)
+    assert heard.verdict(job) is Verdict.DONE
+    (copy,) = Path(os.fsdecode(heard.output)).rglob("edges*.jpg")
+    assert copy.read_bytes() == copied(source, ".jpg")
+    assert opened(copy.read_bytes()).tobytes() == decoded_luma(source).tobytes()
 
 
 def main_in_haste(*arguments: Any) -> None:

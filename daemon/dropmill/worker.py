@@ -23,7 +23,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from . import log
+from . import heap, log
 from .compaction import EVERY, Compaction
 from .copies import copy_path
 from .datasets import engine
@@ -242,6 +242,7 @@ class Worker:
                 message: Message = messages.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 self._phase(Phase.WORKING)
+                heap.give_back()
                 is_tidy = self._compaction.when_idle(lambda: not messages.empty())
                 until = time.monotonic() + (EVERY if is_tidy else IDLE)
                 continue

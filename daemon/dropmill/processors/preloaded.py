@@ -22,9 +22,11 @@ from .image import gif as gif
 from .image import jpeg as jpeg
 from .image import png as png
 from .image import tiff as tiff
+from .image import turbojpeg
 from .image import webp as webp
 
 Image.preinit()  # what `save` imports
+turbojpeg.library()
 for _codec in pkgutil.iter_modules(encodings.__path__):
     with contextlib.suppress(ImportError):  # some are for Windows
         importlib.import_module(f"encodings.{_codec.name}")

@@ -1,10 +1,12 @@
-"""JPEG: only its luma is decoded, and coded again with the very table it came with.
+"""JPEG: the luma's own coefficients, or where that cannot be, its luma decoded and coded again.
 
-`Image.draft` has libjpeg skip the chroma, and the same quantisation gives (within rounding) the
-coefficients that the source has: 72 dB against the lossless `jpegtran -grayscale`. Less, down to
-56 dB, where much of a coarsely coded picture is sharp edges between black and white: there coding
-overshoots, and decoding cuts that off at 0 and 255. (Decoding such a picture at half its contrast,
-by smaller steps in its table, mends that, and costs flat areas as much: 59 dB for a photograph.)
+The first loses nothing (`jpegtran -grayscale` does the same) and is the faster, but needs
+libturbojpeg and a sound file, and memory for all coefficients. Otherwise `Image.draft` has libjpeg
+skip the chroma, and the very quantisation table that the source came with gives (within rounding)
+the same coefficients: 72 dB. Less, down to 56 dB, where much of a coarsely coded picture is sharp
+edges between black and white: there coding overshoots, and decoding cuts that off at 0 and 255.
+(Decoding such a picture at half its contrast, by smaller steps in its table, mends that, and costs
+flat areas as much: 59 dB for a photograph.)
 What goes with the picture (EXIF, XMP, IPTC, comments) is copied as bytes, so that even broken EXIF
 survives.
 """
@@ -14,12 +16,14 @@ from __future__ import annotations
 import io
 import os
 import re
+import resource
 import struct
 from typing import BinaryIO
 
 from PIL.JpegImagePlugin import JpegImageFile
 
 from ...errors import FileFault
+from . import turbojpeg
 from .gray import gray_profile, is_visible, to_gray
 from .parts import Copied, WholeWrites, check_size, copy_bytes
 
@@ -33,7 +37,11 @@ _SEGMENT_MAX = 65519  # of a profile; one segment holds 65,533 bytes
 # Adobe's colour transform; in APP2 the profile and the index of further pictures.
 _DROPPED = ("APP0", "APP11", "APP14")
 _DROPPED_APP2 = (b"ICC_PROFILE\0", b"MPF\0")
-_DENSITY_AT = 13  # in a file that begins with SOI and JFIF's APP0
+# In a file that begins with SOI and JFIF's APP0:
+_DENSITY_AT = 13
+_AFTER_APP0 = 20
+_HEAD = 256  # with the tables and the frame's header
+_TRANSFORM_MAX = 192 << 20  # bytes; decoded strip by strip, 100 megapixels need 100 MB
 
 
 def copy(source: BinaryIO, target: WholeWrites, pixels: int) -> Copied:
@@ -46,27 +54,63 @@ def copy(source: BinaryIO, target: WholeWrites, pixels: int) -> Copied:
         image.load()
         copy_bytes(source, target)
         return Copied(*image.size)
-    table = image.quantization[image.layer[0][3]]
-    segments = _segments(image.applist)
     density = image.info.get("jfif_unit"), image.info.get("jfif_density")
+    segments = _segments(image.applist) + _profile_segment(gray_profile(profile))
     # CMYK has no luma, and under a profile of its own the luma is not the gray.
-    if image.layers == 3 and not is_visible(profile):
-        if "progressive" in image.info and _has_luma(image):
-            image = JpegImageFile(io.BytesIO(_without_chroma(source, image.layer[0][0])))
-        image.draft("L", image.size)
-    image.load()
-    gray = to_gray(image, profile, alpha=False)
-    gray.info = {}
-    # Progressive costs 8 times the coding and saves 7 % of the bytes, `optimize` 4 and 4 %.
-    segments += _profile_segment(gray_profile(profile))
-    gray.save(target.as_file(), "JPEG", qtables=[table], extra=segments)
+    has_luma = image.layers == 3 and not is_visible(profile)
+    data = _worth_reading(source, image) if has_luma and _is_luma_first(image) else None
+    transformed = _transformed(data, image.size) if data else None
+    if transformed:
+        target.write(transformed[:_AFTER_APP0] + segments)
+        target.write(memoryview(transformed)[_AFTER_APP0:])
+    else:
+        table = image.quantization[image.layer[0][3]]
+        if "progressive" in image.info and data:
+            image = JpegImageFile(io.BytesIO(data))
+        if has_luma:
+            image.draft("L", image.size)
+        image.load()
+        gray = to_gray(image, profile, alpha=False)
+        gray.info = {}
+        # Progressive costs 8 times the coding and saves 7 % of the bytes, `optimize` 4 and 4 %.
+        gray.save(target.as_file(), "JPEG", qtables=[table], extra=segments)
     if density[0] is not None and density[1]:
         target.seek(_DENSITY_AT)
         target.write(struct.pack(">BHH", density[0], *density[1]))
     return Copied(*image.size)
 
 
-def _has_luma(image: JpegImageFile) -> bool:
+def _worth_reading(source: BinaryIO, image: JpegImageFile) -> bytes | None:
+    """The file as a whole, where that is of use; a progressive one without its chroma."""
+    if "progressive" in image.info:
+        return _without_chroma(source, image.layer[0][0])
+    size = source.seek(0, os.SEEK_END)
+    if turbojpeg.library() is None or size + _coefficients(image) > _affordable():
+        return None
+    source.seek(0)
+    return source.read(size)
+
+
+def _coefficients(image: JpegImageFile) -> int:
+    """The bytes that the coefficients of all components take: libjpeg holds all of them."""
+    factors = [across * down for _, across, down, _ in image.layer]
+    return 2 * image.width * image.height * sum(factors) // (max(factors) or 1)
+
+
+def _affordable() -> int:
+    """What a transform may take, in bytes: a picture must not die of the faster way."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return _TRANSFORM_MAX if limit == resource.RLIM_INFINITY else min(_TRANSFORM_MAX, limit // 4)
+
+
+def _transformed(data: bytes, size: tuple[int, int]) -> bytes | None:
+    """The luma's own coefficients as a baseline JPEG that begins with SOI and APP0."""
+    made = turbojpeg.luma(data)
+    frame = struct.pack(">HHBHHB", 0xFFC0, 11, 8, size[1], size[0], 1)
+    return made if made and frame in made[:_HEAD] else None
+
+
+def _is_luma_first(image: JpegImageFile) -> bool:
     """Whether the first component is luma, not red: libjpeg's rule (jdapimin.c) or stricter."""
     numbers = bytes(layer[0] for layer in image.layer)
     return numbers != b"RGB" and image.info.get("adobe_transform") != 0

@@ -38,7 +38,7 @@ class WholeWrites:
         """Itself, for those who ask for a file but write, read, seek and tell at most."""
         return cast("BinaryIO", self)
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         rest = memoryview(data).cast("B")
         while rest:
             rest = rest[self._target.write(rest) :]
