@@ -78,6 +78,8 @@ def luma(jpeg: bytes) -> bytes | None:
             if turbo.tjTransform(handle, jpeg, len(jpeg), 1, *parts, _STOP_ON_WARNING):
                 return None
             return ctypes.string_at(made, size.value)
+        except MemoryError:
+            return None
         finally:
             turbo.tjFree(made)
 
