@@ -81,6 +81,20 @@ def test_callers_that_walk_from_the_root_down_may_ask_for_the_name_alone() -> No
     assert excludes.of_name("a/x.tmp", False) == "*.tmp"
 
 
+@given(
+    st.lists(st.sampled_from([*DEFAULT_EXCLUDE, "**", "*", "a/", "/b", "a/*", "!*.x"]), max_size=4),
+    st.text("ab.~x\n", min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_a_quick_look_at_a_name_lets_nothing_through(
+    patterns: list[str], name: str, is_folder: bool
+) -> None:
+    excludes = Excludes(patterns)
+    if excludes.may_apply is None or not excludes.may_apply(name):
+        assert excludes.of_name(name, is_folder) is None
+        assert excludes.of_name(f"a/{name}", is_folder) is None
+
+
 def test_a_name_with_a_line_end_or_any_byte_is_matched_like_any_other() -> None:
     excludes = Excludes([*DEFAULT_EXCLUDE, "/deep/**/x?"])
     assert excludes.of_path("a\nb/x.part", False) == "*.part"

@@ -42,6 +42,8 @@ class Excludes:
             self._file_names = _any_of(rule for rule in names if not rule.folders_only)
             self._folder_names = _any_of(names)
             self._paths = _any_of(paths)
+            # A name with a line end in it is looked at more closely.
+            self.may_apply = _anything if paths else _any_of(names, or_else=r"(?s:.*\n.*)")
         self._folders: dict[str, str | None] = {}
 
     def of_path(self, relative: str, is_folder: bool) -> str | None:
@@ -88,9 +90,17 @@ class Excludes:
         return found
 
 
-def _any_of(rules: Iterable[_Rule]) -> Callable[[str], re.Match[str] | None] | None:
-    expressions = "|".join(f"(?:{rule.expression})" for rule in rules)
-    return re.compile(expressions).fullmatch if expressions else None
+def _any_of(
+    rules: Iterable[_Rule], or_else: str = ""
+) -> Callable[[str], re.Match[str] | None] | None:
+    alternatives = [f"(?:{rule.expression})" for rule in rules]
+    if or_else and alternatives:
+        alternatives.append(or_else)
+    return re.compile("|".join(alternatives)).fullmatch if alternatives else None
+
+
+def _anything(name: str) -> bool:
+    return True
 
 
 def _rule(written: str) -> _Rule:

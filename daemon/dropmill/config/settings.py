@@ -230,6 +230,14 @@ class Root(_Section):
         """The same for a caller who knows that the folders above are not left out."""
         return self._excludes.of_name(relative, is_folder)
 
+    @property
+    def may_exclude(self) -> Callable[[str], object] | None:
+        """A quick look at a name alone: false if no pattern can leave it out, in any folder.
+
+        None: there are no patterns.
+        """
+        return self._excludes.may_apply if self.exclude else None
+
 
 def _at_least_one(roots: tuple[Root, ...]) -> tuple[Root, ...]:
     if not roots:
