@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 
@@ -19,14 +19,12 @@ _ONE = f"""SELECT {_MARK} FROM folders d JOIN files f ON f.folder = d.id
     WHERE d.path = ? AND f.state != 6 AND f.name > ?"""
 
 
-class KnownFolder(NamedTuple):
-    """What the ledger knows of one folder: the names in it that have not gone."""
+Marks = dict[bytes, tuple[int, ...]]  # name → what equals its fingerprint
+# What the ledger knows of one folder: its number there, and the names in it that have not gone.
+# Number 0: it knows no such folder, or no file in it.
+KnownFolder = tuple[int, Marks]
 
-    number: int  # the ledger's; 0: it knows no such folder, or no file in it
-    files: dict[bytes, tuple[int, ...]]  # name → what equals its fingerprint
-
-
-_UNKNOWN = KnownFolder(0, {})
+_UNKNOWN: KnownFolder = (0, {})
 
 
 class FolderReader:
@@ -38,7 +36,7 @@ class FolderReader:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
-        self._walk = 0
+        self._walk: int | None = None  # None: what was read serves no walk
         self._rows = _LEAST_AHEAD
         self._ahead: dict[bytes, KnownFolder] = {}
         self._first, self._last = b"", b""  # of the paths that were read ahead, where there are any
@@ -49,13 +47,16 @@ class FolderReader:
 
         Walks have numbers; what was read for one serves no other. 0: no walk.
         """
-        if walk != self._walk or not walk:
-            self._walk, self._ahead, self._last = walk, {}, b""
+        found = self._ahead.get(folder)
+        if found is not None and walk == self._walk and folder != self._last:
+            return found
+        if walk != self._walk:
+            self._walk, self._ahead, self._last = walk or None, {}, b""
         if not self._first <= folder <= self._last:
             self._read_ahead(folder)
         found = self._ahead.get(folder, _UNKNOWN)
         if folder == self._last and self._cut_after:
-            found.files.update(self.known(folder, self._cut_after))
+            found[1].update(self.known(folder, self._cut_after))
             self._cut_after = b""
         return found
 
@@ -97,10 +98,10 @@ class FolderReader:
 
 def _by_folder(rows: list[Any]) -> dict[bytes, KnownFolder]:
     found: dict[bytes, KnownFolder] = {}
-    number, files = 0, _UNKNOWN.files
+    number, files = _UNKNOWN
     for row in rows:
         if row[0] != number:
             number, files = row[0], {}
-            found[row[1]] = KnownFolder(number, files)
+            found[row[1]] = number, files
         files[row[2]] = row[3:]
     return found
