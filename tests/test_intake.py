@@ -12,9 +12,10 @@ import pytest
 
 from dropmill.config.settings import Config
 from dropmill.errors import MachineFault
-from dropmill.intake import Intake
+from dropmill.intake import Intake, _mark
 from dropmill.job import Kind, Lane, State
 from dropmill.rules import Rules
+from dropmill.source import fingerprint
 from dropmill.store.schema import FILE_NAME
 from dropmill.watch.scan import Listing
 
@@ -59,13 +60,13 @@ class Watched:
     def scan(self, folder: bytes | None = None, *, complete: bool = True, walk: int = 0) -> bool:
         """What the scan thread does with one folder."""
         folder = folder or self.root
+        device = os.stat(self.root).st_dev
         with os.scandir(folder) as entries:
-            files = [
-                (entry.name, entry.stat(follow_symlinks=False))
+            files = {
+                entry.name: _mark(fingerprint(entry.stat(follow_symlinks=False)), device)
                 for entry in entries
                 if entry.is_file(follow_symlinks=False)
-            ]
-        device = os.stat(self.root).st_dev
+            }
         listing = Listing(self.root, folder, files, None, complete, None, None, False, device, walk)
         return self.intake.compare(listing)
 

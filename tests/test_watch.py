@@ -66,7 +66,7 @@ class Lab:
     def _compare(self, listing: Listing) -> bool:
         self.listings.append(listing)
         self.compare(listing)
-        return any(listing.folder + b"/" + name in self.known for name, _ in listing.files)
+        return any(listing.folder + b"/" + name in self.known for name in listing.files)
 
     def pump(self) -> list[watch.Event]:
         new = self.watch.drain()
@@ -112,7 +112,7 @@ class Lab:
 
     def seen(self) -> set[bytes]:
         listed = {
-            listing.folder + b"/" + name for listing in self.listings for name, _ in listing.files
+            listing.folder + b"/" + name for listing in self.listings for name in listing.files
         }
         return listed | self.noticed()
 
@@ -713,14 +713,14 @@ def test_a_root_that_hangs_freezes_only_itself(
     lab.start()
     monkeypatch.setattr(watch, "_SILENT", 0.3)
 
-    read = scan.Walk._read
+    list_it = scan.Walk._list
 
-    def hang(walk: scan.Walk, level: scan._Level, names: list[bytes]) -> None:
+    def hang(walk: scan.Walk, level: scan._Level) -> None:
         if walk.absolute(b"") == hung:
             let_go.wait(20)
-        read(walk, level, names)
+        list_it(walk, level)
 
-    monkeypatch.setattr(scan.Walk, "_read", hang)
+    monkeypatch.setattr(scan.Walk, "_list", hang)
     lab.watch.scan(hung)
     lab.until(lambda: lab.status().state == "offline", "it is called offline")
     assert "not answered" in (lab.status().reason or "")
@@ -738,16 +738,16 @@ def test_a_root_that_hung_is_polled_again_as_soon_as_any_other(
     """A long scan leaves the disk alone for four times as long; a hang is no work."""
     monkeypatch.setattr(roots, "_STALL", 0.2)
     lab = watching(WatchedRoot(root, True, hidden, observer="polling", poll_every=0.2))
-    read = scan.Walk._read
+    list_it = scan.Walk._list
     hung: list[float] = []
 
-    def hang(walk: scan.Walk, level: scan._Level, names: list[bytes]) -> None:
+    def hang(walk: scan.Walk, level: scan._Level) -> None:
         if not hung:
             hung.append(time.monotonic())
             threading.Event().wait(2)
-        read(walk, level, names)
+        list_it(walk, level)
 
-    monkeypatch.setattr(scan.Walk, "_read", hang)
+    monkeypatch.setattr(scan.Walk, "_list", hang)
     lab.until(lambda: hung and lab.is_idle(), "a scan that hung for 2 s")
     lab.clear()
     lab.until(lambda: lab.of(ScanDone), "the next", seconds=5)
@@ -810,8 +810,10 @@ def test_a_listing_holds_regular_files_and_real_folders_only(lab: Lab, root: byt
     lab.watch.scan(root)
     lab.until(lambda: lab.of(ScanDone), "the scan")
     top = lab.listings[0]
-    assert [name for name, _ in top.files] == [b"file"]
-    assert top.files[0][1].st_ino == os.stat(root + b"/file").st_ino
+    status = os.stat(root + b"/file")
+    assert top.files == {
+        b"file": (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, 0)
+    }
     assert top.subfolders == [b"folder"]
     assert [listing.folder for listing in lab.listings] == [root, root + b"/folder"]
 
@@ -830,7 +832,7 @@ def test_a_very_large_folder_comes_in_portions_that_leave_no_gap(
     lab.watch.scan(root)
     lab.until(lambda: lab.of(ScanDone), "the scan")
     portions = [listing for listing in lab.listings if listing.folder == root]
-    assert [name for portion in portions for name, _ in portion.files] == names
+    assert [name for portion in portions for name in portion.files] == names
     assert [portion.after for portion in portions[1:]] == [
         portion.upto for portion in portions[:-1]
     ]
@@ -889,7 +891,7 @@ def test_a_scan_does_not_go_through_a_link(lab: Lab, root: bytes, place: bytes) 
     os.symlink(place + b"/out", root + b"/link")
     lab.watch.scan(root, root + b"/link")
     lab.until(lambda: lab.of(ScanDone), "the scan")
-    assert not any(name == b"secret" for listing in lab.listings for name, _ in listing.files)
+    assert not any(name == b"secret" for listing in lab.listings for name in listing.files)
 
 
 def test_every_root_is_reconciled_now_and_then(root: bytes, watching: Callable[..., Lab]) -> None:

@@ -57,6 +57,7 @@ def watched(root: Any, ledger: Ledger) -> watch.WatchedRoot:
         root.observer,
         root.poll_every,
         ledger.root_identity(path),
+        root.may_exclude,
     )
 
 

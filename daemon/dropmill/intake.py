@@ -164,29 +164,20 @@ class Intake:
 
         Waits while the main loop has many findings to work off.
         """
-        known = self._known(listing)
+        files, known, stranger = listing.files, self._known(listing), listing.stranger
+        if files == known and not stranger:
+            return bool(files) or self._is_unknown_root(listing)
         settled: list[Admission] = []
         unsettled: list[tuple[bytes, Fingerprint]] = []
         found, any_known = 0, False
-        stranger = listing.stranger
-        # Of a root that is who it was the ledger does not keep the device.
-        own = -1 if stranger else listing.device
-        for name, status in listing.files:
-            device = status.st_dev
-            seen = (
-                status.st_ino,
-                status.st_size,
-                status.st_mtime_ns,
-                status.st_ctime_ns,
-                0 if device == own else device,
-            )
+        for name, seen in files.items():
             mark = known.get(name)
             if mark is not None:
                 found += 1
-                any_known = any_known or not stranger or mark[-1] != device
+                any_known = any_known or not stranger or _device(mark) != _device(seen)
                 if mark == seen:
                     continue
-            self._differs(listing, name, status, Fingerprint(*seen), settled, unsettled)
+            self._differs(listing, name, Fingerprint(*seen), settled, unsettled)
         gone = self._gone(listing, known) if listing.complete and found < len(known) else []
         if settled or unsettled or gone:
             self._findings.put(_Finding(listing.root, settled, unsettled, gone))
@@ -195,20 +186,22 @@ class Intake:
 
     def _known(self, listing: Listing) -> dict[bytes, tuple[int, ...]]:
         """What the ledger knows of a listed folder, or of the portion that is listed of it."""
+        _, folder, _, _, _, after, upto, _, _, walk = listing
         reader = self._reader()
-        if listing.after is not None or listing.upto is not None:
-            return reader.known(listing.folder, listing.after or b"", listing.upto)
-        number, files = reader.met(listing.folder, listing.walk)
-        if number >= len(self._met):
+        if after is not None or upto is not None:
+            return reader.known(folder, after or b"", upto)
+        number, files = reader.met(folder, walk)
+        try:
+            self._met[number] = walk
+        except IndexError:
             self._met.frombytes(bytes(self._met.itemsize * (number + 1_000)))
-        self._met[number] = listing.walk
+            self._met[number] = walk
         return files
 
     def _differs(
         self,
         listing: Listing,
         name: bytes,
-        status: os.stat_result,
         seen: Fingerprint,
         settled: list[Admission],
         unsettled: list[tuple[bytes, Fingerprint]],
@@ -217,9 +210,10 @@ class Intake:
         kind = self._rules.kind(name)
         if kind is None:
             return
-        age = time.time() - status.st_mtime
+        age = time.time() - seen.mtime_ns / 1e9
         if age <= self._rules[listing.root].settle:  # or the mtime lies in the future
-            unsettled.append((os.path.join(listing.folder, name), fingerprint(status)))
+            whole = seen._replace(device=seen.device or listing.device)
+            unsettled.append((os.path.join(listing.folder, name), whole))
         else:
             lane = _lane(kind, seen.size, Lane.BACKLOG)
             settled.append(Admission(listing.folder, name, seen, kind, lane))
@@ -227,8 +221,7 @@ class Intake:
     @staticmethod
     def _gone(listing: Listing, known: dict[bytes, tuple[int, ...]]) -> list[bytes]:
         """What a complete listing lacks, but for what lay on a mount that is away."""
-        there = {name for name, _ in listing.files}
-        lacking = [name for name in known if name not in there]
+        lacking = [name for name in known if name not in listing.files]
         away = {name for name in lacking if _device(known[name])}
         if away and os.stat(listing.folder).st_dev == listing.device:
             lacking = [name for name in lacking if name not in away]

@@ -11,7 +11,7 @@ from ..config.settings import Config
 from ..job import Fingerprint, Kind, Lane
 from ..processors.text import RANGE
 from ..rules import Rules
-from ..source import Beneath, fingerprint
+from ..source import Beneath
 from ..store.ledger import Admission
 from ..watch.scan import Listing, Walk, WatchedRoot
 from .lap import Progress
@@ -41,12 +41,10 @@ def find(config: Config, progress: Progress) -> Found:
     files: list[Admission] = []
 
     def gather(listing: Listing) -> bool:
-        device = os.stat(path).st_dev
-        for name, status in listing.files:
+        for name, mark in listing.files.items():
             kind = rules.kind(name)
             if kind is not None:
-                mark = fingerprint(status)
-                files.append(_admission(listing.folder, name, mark, kind, device))
+                files.append(_admission(listing.folder, name, Fingerprint(*mark), kind))
         progress(len(files), 0, "looking for files")
         return True
 
@@ -58,9 +56,8 @@ def find(config: Config, progress: Progress) -> Found:
     return Found(files, [(folder, "cannot be listed") for folder in walk.unreadable])
 
 
-def _admission(folder: bytes, name: bytes, seen: Fingerprint, kind: Kind, device: int) -> Admission:
-    lane = Lane.LARGE if kind is not Kind.IMAGE and seen.size > RANGE else Lane.BACKLOG
-    mark = seen._replace(device=0) if seen.device == device else seen
+def _admission(folder: bytes, name: bytes, mark: Fingerprint, kind: Kind) -> Admission:
+    lane = Lane.LARGE if kind is not Kind.IMAGE and mark.size > RANGE else Lane.BACKLOG
     return Admission(folder, name, mark, kind, lane)
 
 

@@ -211,8 +211,10 @@ class RootThread(threading.Thread):
             self._mounted[relative] = device
 
     def _elsewhere(self, listing: Listing) -> bool:
-        """Compares; however long that takes, it is not the root that does not answer."""
-        self._answered()
+        """Compares; however long that takes, it is not the root that does not answer.
+
+        It has answered just before: a walk says so at each listing.
+        """
         self._busy_from = None
         try:
             return self._compare(listing)
