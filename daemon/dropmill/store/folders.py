@@ -18,6 +18,7 @@ AHEAD = f"""SELECT d.id, d.path, {_MARK}
 _ONE = f"""SELECT {_MARK} FROM folders d JOIN files f ON f.folder = d.id
     WHERE d.path = ? AND f.state != 6 AND f.name > ?"""
 
+_BELOW = "FROM folders WHERE path = ? OR path >= ? AND path < ?"
 
 Marks = dict[bytes, tuple[int, ...]]  # name → what equals its fingerprint
 # What the ledger knows of one folder: its number there, and the names in it that have not gone.
@@ -85,15 +86,20 @@ class FolderReader:
 
     def folders_below(self, top: bytes) -> list[tuple[int, bytes]]:
         """Every folder at or below `top` that the ledger has files in: its number and path."""
-        low, high = top + b"/", top + b"0"  # "0" comes after "/"
-        found = self._connection.execute(
-            "SELECT id, path FROM folders WHERE path = ? OR path >= ? AND path < ?",
-            (top, low, high),
-        )
+        found = self._connection.execute(f"SELECT id, path {_BELOW}", _bounds(top))
         return [(number, path) for number, path in found]
+
+    def count_below(self, top: bytes) -> int:
+        """How many folders those are."""
+        ((count,),) = self._connection.execute(f"SELECT count(*) {_BELOW}", _bounds(top))
+        return int(count)
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _bounds(top: bytes) -> tuple[bytes, bytes, bytes]:
+    return top, top + b"/", top + b"0"  # "0" comes after "/"
 
 
 def _by_folder(rows: list[Any]) -> dict[bytes, KnownFolder]:
