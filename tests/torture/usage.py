@@ -23,7 +23,7 @@ class Usage(NamedTuple):
 
 def usage(pid: int) -> Usage:
     total = Usage(0, 0, 0, 0)
-    for process in _family(pid):
+    for process in family(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             folder = Path("/proc", str(process))
             one = Usage(
@@ -36,12 +36,13 @@ def usage(pid: int) -> Usage:
     return total
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
     found = [pid]
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(FileNotFoundError):
             for child in (task / "children").read_text().split():
-                found += _family(int(child))
+                found += family(int(child))
     return found
 
 
