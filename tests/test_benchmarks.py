@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +169,18 @@ def test_a_row_is_measured_end_to_end_and_one_without_its_input_says_so(tmp_path
     assert lines[0]["peer"] > 0
     assert lines[1]["ours"] is None
     assert not (scratch / "runs").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("polars") is None, reason="needs Polars")
+def test_data_sets_come_to_what_their_peers_come_to(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    scratch = tmp_path / "scratch"
+    found = bench("numbers", "table", "--quick", "--scratch", str(scratch), "--json", str(figures))
+    assert found.returncode == 0, found.stdout + found.stderr
+    numbers, *table = json.loads(figures.read_text())["lines"]
+    assert numbers["ours"] > 0
+    assert numbers["peer"] > 0
+    if shutil.which("duckdb") is None:
+        assert "pip install duckdb-cli" in table[0]["note"]
+    else:
+        assert [line["ours"] > 0 for line in table] == [True, True]

@@ -24,7 +24,16 @@ from typing import Any
 
 import dropmill
 
-from . import frame, peers, rows_images, rows_live, rows_scale, rows_search, rows_text
+from . import (
+    frame,
+    peers,
+    rows_datasets,
+    rows_images,
+    rows_live,
+    rows_scale,
+    rows_search,
+    rows_text,
+)
 from .bench import Bench, MissingError, Options, adopt_orphans
 from .frame import Line, Row
 from .machine import about, load
@@ -32,6 +41,7 @@ from .machine import about, load
 ROWS = (
     *rows_images.ROWS,
     *rows_text.ROWS,
+    *rows_datasets.ROWS,
     *rows_live.ROWS,
     *rows_search.ROWS,
     *rows_scale.ROWS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ PACKAGES = {  # program → the Debian package that has it
     "jpegtran": "libjpeg-turbo-progs",
     "find": "findutils",
 }
+WHEELS = {"duckdb": "duckdb-cli"}  # program → the package of PyPI that has it
 _LATE = 5.0  # seconds
 
 
@@ -127,7 +129,14 @@ class Bench:
     def need(self, program: str) -> None:
         """Raises MissingError unless a program is installed."""
         if shutil.which(program) is None:
-            raise MissingError(f"{program} is missing: apt install {PACKAGES[program]}")
+            wheel = WHEELS.get(program)
+            how = f"apt install {PACKAGES[program]}" if wheel is None else f"pip install {wheel}"
+            raise MissingError(f"{program} is missing: {how}")
+
+    def need_polars(self) -> None:
+        """Raises MissingError unless data sets can be taken in."""
+        if importlib.util.find_spec("polars") is None:
+            raise MissingError("Polars is missing: pip install 'dropmill[datasets]'")
 
     def run(
         self,

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from multiprocessing import Pool
 from pathlib import Path
 from typing import NamedTuple
@@ -69,6 +70,14 @@ class Inputs:
         """One text of that size; the folder that holds it alone."""
         key = f"large-{size}-{_mark(source)}"
         return self.made(key, lambda to: _make_large(source, size, to / "large.txt"))
+
+    def numbers(self, count: int) -> Path:
+        """A list of so many whole numbers, one a line; the folder that holds it alone."""
+        return self.made(f"numbers-{count}", lambda to: _make_numbers(count, to / "all.numbers"))
+
+    def table(self, size: int) -> Path:
+        """A CSV file of about that size, 40 bytes a record; the folder that holds it alone."""
+        return self.made(f"table-{size}", lambda to: _make_table(size, to / "orders.csv"))
 
     def sample(self, source: Path, size: int) -> Path:
         """Copies of files below a folder, until there are so many bytes of them."""
@@ -266,3 +275,31 @@ def _copy_some(source: Path, size: int, to: Path) -> None:
         copied += path.stat().st_size
         if copied >= size:
             break
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def _make_numbers(count: int, path: Path) -> None:
+    chance = random.Random(1)
+    with path.open("w") as file:
+        for first in range(0, count, 100_000):
+            numbers = chance.choices(range(1_000_000), k=min(100_000, count - first))
+            file.writelines(f"{number}\n" for number in numbers)
+
+
+def _make_table(size: int, path: Path) -> None:
+    """Records drawn from half a million different ones."""
+    chance = random.Random(1)
+    regions = ("north", "south", "east", "west", "centre", "islands", "coast", "hills")
+    first = date(2020, 1, 1)
+    records = [
+        f"{chance.choice(regions)},{chance.randrange(100_000)},{chance.randrange(100_000) / 100},"
+        f"{first + timedelta(chance.randrange(2_000))},item-{chance.randrange(1_000):03},"
+        f"{chance.randrange(1, 100)}\n"
+        for _ in range(500_000)
+    ]
+    with path.open("w") as file:
+        file.write("region,customer,price,day,item,quantity\n")
+        while file.tell() < size:
+            file.writelines(chance.choices(records, k=50_000))

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import apsw
@@ -21,6 +21,7 @@ _TOOLS = {
     "rg": ["rg", "--version"],
     "jpegtran": ["jpegtran", "-version"],
     "find": ["find", "--version"],
+    "duckdb": ["duckdb", "--version"],
 }
 _MISSING = "not installed"
 
@@ -39,6 +40,7 @@ def about() -> dict[str, str]:
         "SQLite": apsw.sqlite_lib_version(),
         "Pillow": version("pillow"),
         "watchdog": version("watchdog"),
+        "Polars": _version_of_package("polars"),
         **{name: _version_of(command) for name, command in _TOOLS.items()},
     }
 
@@ -54,6 +56,13 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _version_of_package(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return _MISSING
 
 
 def _version_of(command: list[str]) -> str:

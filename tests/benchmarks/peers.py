@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from multiprocessing import Pool, Process
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import apsw
 BLOCK = 256 * 1024
 FILES_A_COMMIT = 64
 BLOCKS_A_COMMIT = 64
+NUMBERS_A_CHUNK = 10_000
 TABLE = """
 CREATE VIRTUAL TABLE words USING fts5(
     text, content='', contentless_delete=1,
@@ -153,6 +155,30 @@ def single_loop(source: str, state: str) -> None:
                 connection.execute("INSERT INTO ledger VALUES(?, ?, 'done')", row)
 
 
+# ---- data sets -----------------------------------------------------------------------------------
+
+
+def sum_of_even(numbers: list[int]) -> int:
+    return sum(number for number in numbers if number % 2 == 0)
+
+
+def pool_of_numbers(path: str) -> None:
+    """Four processes, each given lists of ten thousand integers; tells the sum of the even ones."""
+    with open(path) as file, Pool(4) as pool:
+        chunks = iter(lambda: [int(line) for line in islice(file, NUMBERS_A_CHUNK)], [])
+        print(sum(pool.imap_unordered(sum_of_even, chunks)))
+
+
+def duckdb(path: str, threads: int) -> list[str]:
+    """The command that groups a table by DuckDB; its answer is JSON."""
+    query = """
+        SELECT region, sum(quantity)::BIGINT AS units, count(*) AS orders, avg(price) AS price,
+            min(price) AS cheapest, max(price) AS dearest
+        FROM read_csv(?) GROUP BY region ORDER BY region
+    """.replace("?", "'" + path.replace("'", "''") + "'")
+    return ["duckdb", "-json", "-c", f"SET threads = {threads}", "-c", query]
+
+
 # ---- the rest ------------------------------------------------------------------------------------
 
 
@@ -181,7 +207,8 @@ def stock_watchdog(folder: str, seconds: str) -> None:
 PROGRAMS = {
     program.__name__: program
     for program in (
-        plain_pool, durable_pool, bare_loop, one_text, single_loop, read_again, stock_watchdog,
+        plain_pool, durable_pool, bare_loop, one_text, single_loop, pool_of_numbers, read_again,
+        stock_watchdog,
     )
 }  # fmt: skip
 

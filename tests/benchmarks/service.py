@@ -116,13 +116,22 @@ class Service(Place):
     def count(self, state: int = DONE) -> int:
         return int(self.query("SELECT count(*) FROM files WHERE state = ?", state)[0][0])
 
-    def wait_for(self, count: int, state: int = DONE, every: float = 0.02) -> None:
-        """Until so many files are in that state."""
+    def wait_for(
+        self,
+        count: int,
+        state: int = DONE,
+        every: float = 0.02,
+        watch: Callable[[int], object] | None = None,
+    ) -> None:
+        """Until so many files are in that state; `watch` is called with the service's process id
+        meanwhile."""
         deadline = time.monotonic() + _HOURS
         while self.count(state) < count:
             assert self.service is not None
             if self.service.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"it is over too early: {self.log.read_text()[-2000:]}")
+            if watch is not None:
+                watch(self.pid)
             time.sleep(every)
 
     # ---- what it uses ------------------------------------------------------------------------
