@@ -38,6 +38,7 @@ COMMANDS = (
     "search",
     "status",
     "results",
+    "aggregate",
     "explain",
     "retry",
     "scan",

@@ -260,6 +260,7 @@ ALLOWED: dict[str, set[str]] = {
     "store.completion": {
         "datasets.partial",
         "datasets.rule",
+        "errors",
         "job",
         "store.aggregates",
         "store.burial",

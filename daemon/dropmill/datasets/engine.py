@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DropmillError, FileFault
-from .expression import Expression
-from .partial import MOST_GROUPS, Key, Partial, TooManyGroups, Value, nothing
+from .expression import Expression, inner_name
+from .partial import MOST_GROUPS, BeyondFloat, Key, Partial, TooManyGroups, Value, nothing
 from .rule import Rule
 from .table import BadRecord, Table, json_names
 
@@ -84,10 +84,15 @@ class Engine:
             piece.table.need(rule.columns)
         if is_blank:
             return nothing(rule.shape)
+        piece.table.need_whole_quotes(content)
         if piece.is_first and piece.table.format.name == "ndjson":
             _need_in_json(rule.columns, content)
-        frame, bad = self._frame(rule, piece, content)
-        if _may_have_blank_lines(frame):
+        try:
+            frame, bad = self._frame(rule, piece, content)
+            has_blank_lines = _may_have_blank_lines(frame)
+        except BadCell:
+            has_blank_lines = True  # perhaps: they would be counted as records
+        if has_blank_lines:
             frame, bad = self._frame(rule, piece, piece.table.without_blank_lines(content))
         return _Aggregation(rule, frame, bad).partial()
 
@@ -126,7 +131,8 @@ class Engine:
         """
         import polars as pl
 
-        stripped = frame[name].str.strip_chars()
+        inner = inner_name(name)
+        stripped = frame[inner].str.strip_chars()
         texts = stripped.set(stripped == "", None)
         wrong = (~texts.str.contains(_ANY_NUMBER)).fill_null(False)
         what = "is no number"
@@ -148,8 +154,8 @@ class Engine:
             first = int(wrong.arg_true()[0])
             raise BadCell(first, f'column {name}: "{_short(str(texts[first]))}" {what}')
         if name in rule.group_by:
-            frame = frame.with_columns(frame[name].alias(_key(name)))
-        return frame.with_columns(number.alias(name)), bad
+            frame = frame.with_columns(frame[inner].alias(_key(name)))
+        return frame.with_columns(number.alias(inner)), bad
 
 
 def _short(cell: str) -> str:
@@ -178,7 +184,7 @@ def _read(
     )
     if frame[surplus].null_count() < frame.height:
         raise pl.exceptions.ComputeError("more cells than the header has")
-    return frame.drop(surplus).rename({place: name for name, place in places.items()})
+    return frame.drop(surplus).rename({place: inner_name(name) for name, place in places.items()})
 
 
 def _may_have_blank_lines(frame: pl.DataFrame) -> bool:
@@ -196,7 +202,8 @@ def _read_texts(piece: Piece, content: bytes, columns: list[str]) -> pl.DataFram
     try:
         if piece.table.format.name == "ndjson":
             schema = dict.fromkeys(columns, pl.String()) or {"": pl.String()}
-            return pl.read_ndjson(io.BytesIO(content), schema=schema)
+            frame = pl.read_ndjson(io.BytesIO(content), schema=schema)
+            return frame.rename({name: inner_name(name) for name in columns})
         return _read(piece.table, content, columns, {})
     except pl.exceptions.PolarsError as error:
         _look_closely(piece)
@@ -273,7 +280,8 @@ class _Aggregation:
         """
         import polars as pl
 
-        whole = [name for name in self._rule.numbers if self._frame[name].dtype.is_integer()]
+        numbers = map(inner_name, self._rule.numbers)
+        whole = [name for name in numbers if self._frame[name].dtype.is_integer()]
         largest = max((_largest(self._frame[name]) for name in whole), default=0)
         bounds = [(_bound(each, largest), each) for each in self._rule.expressions]
         bound = max((bound for bound, _ in bounds), default=0)
@@ -292,7 +300,7 @@ class _Aggregation:
 
         numbers = self._rule.numbers
         keys = [
-            pl.col(_key(name) if name in numbers else name).alias(_key(name))
+            pl.col(_key(name) if name in numbers else inner_name(name)).alias(_key(name))
             for name in self._rule.group_by
         ]
         columns = []
@@ -311,26 +319,37 @@ class _Aggregation:
         return self._without_infinities(found)
 
     def _without_infinities(self, values: pl.DataFrame) -> pl.DataFrame:
-        """A division by zero is no number, as a cell may be none."""
-        import polars as pl
+        """What is divided by zero, or beyond any number, is none: as a cell may be none."""
 
         for place, (name, aggregate) in enumerate(self._rule.aggregates):
-            column = values[str(place)]
-            if aggregate.of is None or not column.dtype.is_float():
+            if aggregate.of is None:
                 continue
-            wrong = ~column.is_finite()
-            count = int(wrong.fill_null(False).sum())
-            if not count:
+            column = values[str(place)]
+            wrong, why = self._divided_by_zero(aggregate.of), "divided by zero"
+            if wrong is None and column.dtype.is_float():
+                wrong, why = (~column.is_finite()).fill_null(False), "beyond 1.8e308"
+            count = 0 if wrong is None else int(wrong.sum())
+            if wrong is None or not count:
                 continue
             if not self._rule.skips_bad_cells:
                 raise FileFault(
-                    f"{name}: {aggregate.of.sql} is no number in {count:,} of"
-                    f" {values.height:,} records: divided by zero?"
+                    f"{name}: {why} in {count:,} of {values.height:,} records that match"
                 )
             self._bad += count
-            cleared = column.set(wrong.fill_null(False), None)
-            values = values.with_columns(cleared.cast(pl.Float64).alias(str(place)))
+            values = values.with_columns(column.set(wrong, None).alias(str(place)))
         return values
+
+    def _divided_by_zero(self, expression: Expression) -> pl.Series | None:
+        """In which records; None: in none."""
+        import polars as pl
+
+        if not expression.divisors:
+            return None
+        is_zero = [pl.sql_expr(divisor) == 0 for divisor in expression.divisors]
+        found = self._frame.select(
+            pl.int_range(pl.len()).alias("\0"), pl.any_horizontal(is_zero).alias("zero")
+        )["zero"].fill_null(False)
+        return found if found.any() else None
 
     def _aggregated(self, values: pl.DataFrame) -> dict[Key, tuple[Value, ...]]:
         wanted = [
@@ -342,6 +361,8 @@ class _Aggregation:
         found = values.group_by(keys).agg(wanted) if keys else values.select(wanted)
         if found.height > MOST_GROUPS:
             raise TooManyGroups
+        if not _all_finite(found):
+            raise BeyondFloat
         width = len(keys)
         return {row[:width]: self._folded(row[width:]) for row in found.rows()}
 

@@ -48,6 +48,9 @@ class Expression(NamedTuple):
     factors: int  # at most so many numbers are multiplied with each other
     terms: int  # at most so many products are added up
     largest: int  # of the whole numbers that stand in it
+    same: tuple[tuple[str, str], ...]  # columns that are compared with each other: of one sort
+    ordered: frozenset[str]  # of them, those that are asked which is larger
+    divisors: tuple[str, ...]  # as Polars takes them; by none of them can be divided where it is 0
 
 
 class Aggregate(NamedTuple):
@@ -68,7 +71,9 @@ _FUNCTIONS = {  # name → what it takes, what it gives
     "length": (Sort.TEXT, Sort.NUMBER),
 }
 _KEYWORDS = {"and", "or", "not", "is", "null", "in", "between", "like"}
-_DEEPEST = 50
+_DEEPEST = 50  # of what is written
+_DEEPEST_SQL = 45  # of what Polars reads: beyond 48 it gives up
+_MOST_IN_A_ROW = 100  # added up or multiplied; Polars takes 0.06 s for 100, for 400 ten times that
 _LONGEST = 10_000  # characters
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -108,7 +113,12 @@ def aggregate(written: str) -> Aggregate:
 
 def column_sql(name: str) -> str:
     """A column's name as SQL has it."""
-    return '"' + name.replace('"', '""') + '"'
+    return '"' + inner_name(name).replace('"', '""') + '"'
+
+
+def inner_name(name: str) -> str:
+    """What a column is called where Polars looks for it: `*` and `^...$` would be patterns."""
+    return f"={name}" if name[:1] in ("*", "^", "=") else name
 
 
 class _Part(NamedTuple):
@@ -120,6 +130,7 @@ class _Part(NamedTuple):
     factors: int = 1
     terms: int = 1
     column: str | None = None  # where it is a column and nothing else
+    depth: int = 1  # of the SQL
 
 
 class _Parser:
@@ -132,7 +143,9 @@ class _Parser:
         self._columns: dict[str, int] = {}
         self._sorts: dict[str, Sort] = {}
         self._same: list[tuple[str, str]] = []  # columns that are compared with each other
+        self._ordered: set[str] = set()
         self._largest = 0
+        self._divisors: list[str] = []
 
     # ---- the whole ---------------------------------------------------------------------------
 
@@ -140,6 +153,8 @@ class _Parser:
         """What was read, as nothing may follow it."""
         if self._now.kind != "end":
             self._wrong(f"{_shown(self._now)} was not expected here")
+        if found.depth > _DEEPEST_SQL:
+            self._wrong("is nested too deep", at=found.at)
         for _ in self._same:
             for one, other in self._same:
                 self._agree(one, other)
@@ -155,6 +170,9 @@ class _Parser:
             found.factors,
             found.terms,
             self._largest,
+            tuple(dict.fromkeys(self._same)),
+            frozenset(self._ordered),
+            tuple(dict.fromkeys(self._divisors)),
         )
 
     def _agree(self, one: str, other: str) -> None:
@@ -187,14 +205,21 @@ class _Parser:
         return self._joined("or", lambda: self._joined("and", self._negation))
 
     def _joined(self, word: str, part: Callable[[], _Part]) -> _Part:
-        found = part()
+        parts = [part()]
         while self._now.word == word:
             self._next()
-            other = part()
-            for side in (found, other):
+            parts.append(part())
+            for side in parts[-2:]:
                 self.need(side, Sort.TRUTH)
-            found = self._both(found, other, f"({found.sql} {word.upper()} {other.sql})")
-        return found
+        return self._halved(parts, word.upper())
+
+    def _halved(self, parts: list[_Part], word: str) -> _Part:
+        """All of them joined, as a tree of the least depth: Polars takes 2 s for 400 in a row."""
+        if len(parts) == 1:
+            return parts[0]
+        middle = len(parts) // 2
+        one, other = self._halved(parts[:middle], word), self._halved(parts[middle:], word)
+        return self._both(one, other, f"({one.sql} {word} {other.sql})")
 
     def _negation(self) -> _Part:
         if self._now.word != "not":
@@ -203,7 +228,7 @@ class _Parser:
         with self._deeper():
             found = self._negation()
         self.need(found, Sort.TRUTH)
-        return found._replace(sql=f"(NOT {found.sql})", at=at)
+        return found._replace(sql=f"(NOT {found.sql})", at=at, depth=found.depth + 2)
 
     def _comparison(self) -> _Part:
         left = self.sum()
@@ -211,7 +236,7 @@ class _Parser:
         if token.text in ("=", "!=", "<>", "<", "<=", ">", ">="):
             self._next()
             right = self.sum()
-            self._alike(left, right)
+            self._alike(left, right, is_ordered=token.text in ("<", "<=", ">", ">="))
             return self._both(left, right, f"({left.sql} {token.text} {right.sql})")
         if token.word == "is":
             self._next()
@@ -258,41 +283,55 @@ class _Parser:
         low = self.sum()
         self._expect("and")
         high = self.sum()
-        self._alike(left, low)
-        self._alike(left, high)
+        self._alike(left, low, is_ordered=True)
+        self._alike(left, high, is_ordered=True)
         found = self._both(self._both(left, low, ""), high, "")
         return found._replace(sql=f"({left.sql} {negated}BETWEEN {low.sql} AND {high.sql})")
 
     # ---- numbers and texts -------------------------------------------------------------------
 
     def sum(self) -> _Part:
-        found = self._product()
-        while self._now.text in ("+", "-"):
-            sign, other = self._next().text, self._product()
-            self._both_numbers(found, other)
-            found = _Part(
-                f"({found.sql} {sign} {other.sql})",
-                Sort.NUMBER,
-                found.at,
-                max(found.factors, other.factors),
-                found.terms + other.terms,
-            )
-        return found
+        return self._in_a_row(
+            ("+", "-"),
+            self._product,
+            lambda sign, one, other: (max(one.factors, other.factors), one.terms + other.terms),
+        )
 
     def _product(self) -> _Part:
-        found = self._factor()
-        while self._now.text in ("*", "/", "%"):
-            sign, other = self._next().text, self._factor()
+        return self._in_a_row(
+            ("*", "/", "%"),
+            self._factor,
+            lambda sign, one, other: (
+                (one.factors + other.factors, one.terms * other.terms)
+                if sign == "*"
+                else (max(one.factors, other.factors), max(one.terms, other.terms))
+            ),
+        )
+
+    def _in_a_row(
+        self,
+        signs: tuple[str, ...],
+        part: Callable[[], _Part],
+        size: Callable[[str, _Part, _Part], tuple[int, int]],
+    ) -> _Part:
+        """Numbers with such signs between them; `size` gives the factors and terms of two."""
+        first = found = part()
+        pieces, depth = [first.sql], first.depth
+        while self._now.text in signs:
+            sign, other = self._next(), part()
             self._both_numbers(found, other)
-            is_product = sign == "*"
-            found = _Part(
-                f"({found.sql} {sign} {other.sql})",
-                Sort.NUMBER,
-                found.at,
-                found.factors + other.factors if is_product else max(found.factors, other.factors),
-                found.terms * other.terms if is_product else max(found.terms, other.terms),
-            )
-        return found
+            if len(pieces) >= 2 * _MOST_IN_A_ROW - 1:
+                self._wrong(f"more than {_MOST_IN_A_ROW} in a row", sign)
+            if sign.text in ("/", "%"):
+                # For Polars a division by 0 gives infinity, which is larger than any number.
+                self._divisors.append(other.sql)
+                other = other._replace(sql=f"NULLIF({other.sql}, 0)", depth=other.depth + 1)
+            pieces += [sign.text, other.sql]
+            depth = max(depth, other.depth)
+            found = _Part("", Sort.NUMBER, first.at, *size(sign.text, found, other))
+        if found is first:
+            return first
+        return found._replace(sql=f"({' '.join(pieces)})", depth=depth + 2)
 
     def _factor(self) -> _Part:
         token = self._next()
@@ -301,7 +340,11 @@ class _Parser:
                 found = self._factor()
             self.need(found, Sort.NUMBER)
             return found._replace(
-                sql=f"(- {found.sql})", sort=Sort.NUMBER, at=token.at, column=None
+                sql=f"(- {found.sql})",
+                sort=Sort.NUMBER,
+                at=token.at,
+                column=None,
+                depth=found.depth + 2,
             )
         if token.text == "(":
             with self._deeper():
@@ -348,7 +391,8 @@ class _Parser:
         sql = f"{token.word}({found.sql})"
         if token.word == "length":
             sql = f"CAST({sql} AS BIGINT)"  # unsigned, it would wrap around below 0
-        return _Part(sql, gives, token.at, found.factors, found.terms)
+        depth = found.depth + 3
+        return _Part(sql, gives, token.at, found.factors, found.terms, depth=depth)
 
     def _column(self, token: _Token, name: str) -> _Part:
         self._columns.setdefault(name, token.at)
@@ -371,12 +415,14 @@ class _Parser:
         if known is not sort:
             self._wrong(f"{name} is used as {known.value} and as {sort.value}", at=at)
 
-    def _alike(self, one: _Part, other: _Part) -> None:
+    def _alike(self, one: _Part, other: _Part, *, is_ordered: bool = False) -> None:
         """Two sides of a comparison are of one sort."""
         sorts = [self._sort(part) for part in (one, other)]
         if sorts == [None, None]:
             if one.column is not None and other.column is not None:
                 self._same.append((one.column, other.column))
+                if is_ordered:
+                    self._ordered |= {one.column, other.column}
             return
         for part, model in ((one, sorts[1]), (other, sorts[0])):
             if model is Sort.TRUTH:
@@ -393,11 +439,12 @@ class _Parser:
 
     @staticmethod
     def _truth(part: _Part, sql: str) -> _Part:
-        return part._replace(sql=sql, sort=Sort.TRUTH, column=None)
+        return part._replace(sql=sql, sort=Sort.TRUTH, column=None, depth=part.depth + 2)
 
     def _both(self, one: _Part, other: _Part, sql: str) -> _Part:
         factors, terms = max(one.factors, other.factors), max(one.terms, other.terms)
-        return _Part(sql, Sort.TRUTH, one.at, factors, terms)
+        depth = max(one.depth, other.depth) + 2
+        return _Part(sql, Sort.TRUTH, one.at, factors, terms, depth=depth)
 
     # ---- tokens ------------------------------------------------------------------------------
 

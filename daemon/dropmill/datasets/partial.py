@@ -140,7 +140,7 @@ def _sum(values: Sequence[Number], is_float: bool) -> Number:
         return sum(values)
     try:
         found = math.fsum(values)
-    except OverflowError:
+    except (OverflowError, ValueError):  # ValueError: infinities of both signs
         raise BeyondFloat from None
     if not math.isfinite(found):
         raise BeyondFloat

@@ -42,8 +42,22 @@ class Rule(NamedTuple):
 
     @property
     def numbers(self) -> frozenset[str]:
-        """The columns whose cells must be numbers."""
-        return frozenset().union(*(each.numbers for each in self.expressions))
+        """The columns whose cells must be numbers.
+
+        Two that are asked which is larger are, where nothing says that they are texts.
+        """
+        all_of = set[str]().union
+        numbers = all_of(*(each.numbers for each in self.expressions))
+        texts = self._with_those_alike(all_of(*(each.texts for each in self.expressions)))
+        ordered = all_of(*(each.ordered for each in self.expressions))
+        return frozenset(self._with_those_alike(numbers | (ordered - texts)))
+
+    def _with_those_alike(self, names: set[str]) -> set[str]:
+        """With the columns that they are compared with, and those that these are, and so on."""
+        found, same = set(names), [pair for each in self.expressions for pair in each.same]
+        while more := {name for pair in same if found & {*pair} for name in pair} - found:
+            found |= more
+        return found
 
     @property
     def columns(self) -> list[str]:

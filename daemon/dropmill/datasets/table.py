@@ -14,6 +14,7 @@ from ..errors import FileFault
 from .rule import suffix_of
 
 LONGEST_RECORD = 16 * 1024 * 1024  # bytes; a longer one is a quotation mark that is never closed
+csv.field_size_limit(LONGEST_RECORD)  # Python's own is 128 KiB
 _LONGEST_HEADER = 1024 * 1024
 _STEP = 1024 * 1024
 _QUOTE = b'"'
@@ -89,6 +90,35 @@ class Table(NamedTuple):
         parts[0] = _BLANK_BEGINNING.sub(b"", parts[0])
         return _QUOTE.join(parts)
 
+    def need_whole_quotes(self, content: bytes) -> None:
+        """Raises BadRecord where a quotation mark, in UTF-8, neither begins nor ends a cell.
+
+        Whoever reads the file would end its records in another place.
+        """
+        if not self.format.is_quoted or _QUOTE not in content:
+            return
+        parts = content.split(_QUOTE)
+        outside, inside = parts[::2], parts[1::2]
+        separator = str(self.format.separator).encode()
+        may_precede, may_follow = (b"", separator, b"\n"), (b"", separator, b"\n", b"\r")
+        before, after = (
+            (part[-1:] for part in outside[: len(inside)]),
+            (part[:1] for part in outside[1:]),
+        )
+        if {*before}.issubset(may_precede) and {*after}.issubset(may_follow):
+            return
+        lines = 0
+        for number, part in enumerate(outside):
+            if number:
+                lines += inside[number - 1].count(b"\n")
+                if part[:1] not in may_follow:
+                    raise BadRecord(lines + 1, "a quotation mark within a cell: write it twice")
+            lines += part.count(b"\n")
+            if number < len(inside) and part[-1:] not in may_precede:
+                raise BadRecord(
+                    lines + 1, "a quotation mark within a cell that does not begin with one"
+                )
+
     def records(self, content: bytes) -> Iterator[tuple[int, list[str]]]:
         """The records of a piece, slowly: (line of the piece, the first being 1; cells).
 
@@ -122,6 +152,15 @@ class BadRecord(Exception):  # noqa: N818 - a verdict on a file
         self.text = text
 
 
+class Endless(Exception):  # noqa: N818 - a verdict on a file
+    """A record of more than LONGEST_RECORD bytes."""
+
+    def __init__(self, begin: int, *, is_quoted: bool) -> None:
+        super().__init__(f"a record of more than {LONGEST_RECORD >> 20} MiB")
+        self.begin = begin  # byte of the file
+        self.is_quoted = is_quoted
+
+
 def open_table(name: str, size: int, encoding: str, read: Read) -> Table:
     """A file's header. Raises FileFault where there is none that can be read."""
     found = format_of(name)
@@ -141,16 +180,23 @@ def open_table(name: str, size: int, encoding: str, read: Read) -> Table:
             raise FileFault("line 1: a header of more than 1 MiB: is a quotation mark not closed?")
         end = len(head)
     header = head[first:end].decode(encoding, "replace")
-    names = next(csv.reader([header.rstrip("\r\n")], delimiter=found.separator), [])
+    try:
+        names = next(
+            csv.reader([header.rstrip("\r\n")], delimiter=found.separator, strict=True), []
+        )
+    except csv.Error as error:
+        raise FileFault(f"line 1: no header that can be read: {error}") from None
     return Table(found, encoding, tuple(names), body + end)
 
 
 def _record_end(content: bytes, first: int) -> int | None:
     """The place after the first line break that lies outside quotation marks."""
-    place = first
-    while (place := content.find(b"\n", place) + 1) > 0:
-        if content.count(_QUOTE, first, place) % 2 == 0:
-            return place
+    quotes, begin = 0, first
+    while (end := content.find(b"\n", begin) + 1) > 0:
+        quotes += content.count(_QUOTE, begin, end)
+        if quotes % 2 == 0:
+            return end
+        begin = end
     return None
 
 
@@ -183,10 +229,30 @@ class Borders:
             self._counted += len(content)
         return self._is_within
 
+    def before(self, position: int) -> int:
+        """Where the record begins that a position lies in; reads all that lies before."""
+        found = at = 0
+        within = False
+        while at < position:
+            content = self.read(at, min(position, at + _STEP))
+            if not content:
+                break
+            place = at
+            for part in content.split(_QUOTE) if self._is_quoted else [content]:
+                if not within and (end := part.rfind(b"\n")) >= 0:
+                    found = place + end + 1
+                within = not within
+                place += len(part) + 1
+            within = not within  # the last part ended no quotation
+            if not self._is_quoted:
+                within = False
+            at += len(content)
+        return found
+
     def after(self, position: int, size: int) -> int:
         """The first beginning of a record at or after a position; `size` where there is none.
 
-        Raises FileFault for a record without end.
+        Raises Endless for a record without end.
         """
         if position <= 0:
             return 0
@@ -209,11 +275,7 @@ class Borders:
                     return at + place
             at += len(content)
             if at - position > LONGEST_RECORD:
-                limit = LONGEST_RECORD >> 20
-                raise FileFault(
-                    f"a record of more than {limit} MiB at byte {position:,}:"
-                    + (" is a quotation mark never closed?" if within else " what is in it?")
-                )
+                raise Endless(self.before(position), is_quoted=within)
         return size
 
 

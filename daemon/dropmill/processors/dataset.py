@@ -13,7 +13,7 @@ from collections.abc import Callable
 from ..datasets.engine import BadCell, Engine, Piece
 from ..datasets.partial import BeyondFloat, TooManyGroups, packed
 from ..datasets.rule import Rule, RuleSet
-from ..datasets.table import BadRecord, Borders, Table, open_table
+from ..datasets.table import BadRecord, Borders, Endless, Table, open_table
 from ..errors import FileFault
 from ..job import Job, Kind
 from .text import RANGE as TEXT_RANGE
@@ -71,14 +71,19 @@ class _DataSet:
         self._borders = self._kept.borders((self._file, size), self._table, read)
 
     def after(self, position: int) -> int:
-        return self._borders.after(position, self._size)
+        try:
+            return self._borders.after(position, self._size)
+        except Endless as record:
+            guess = ": is a quotation mark never closed?" if record.is_quoted else ""
+            raise FileFault(f"line {self._line(record.begin)}: {record}{guess}") from None
 
     def partial(self, first: int, end: int) -> str:
         """Raises FileFault with the line of the file."""
-        start = max(first, self._table.body) if first < self._table.body else first
+        start = min(max(first, self._table.body), end)
         content = self._read(start, end)
         if end == self._size and self._borders.is_within(end):
-            raise FileFault(f"line {self._line(end)}: a quotation mark is never closed")
+            line = self._line(self._borders.before(end))
+            raise FileFault(f"line {line}: a quotation mark is never closed in this record")
         piece = Piece(self._table, content, start == self._table.body)
         found = {}
         for rule in self._rules:

@@ -11,8 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import apsw
+
 from ..datasets.partial import BeyondFloat, TooManyGroups
 from ..datasets.rule import Rule
+from ..errors import MachineFault
 from ..job import Fingerprint, Kind, Outcome, State, Take, Verdict
 from . import news
 from .aggregates import Aggregates, CannotBePut, PlaceOf
@@ -101,20 +104,23 @@ class Completion:
             return outcome.verdict
         job = outcome.job
         row = self._connection.execute(
-            "SELECT attempts, in_parts, kept_to, state, reason,"
+            "SELECT attempts, in_parts, kept_to, state, reason, rules,"
             " EXISTS(SELECT 1 FROM takes WHERE file = files.id) FROM files"
             f" WHERE id = ? AND seq = ? AND {IN_HAND}",
             (job.file, job.seq),
         ).fetchone()
         if row is None:
             return Verdict.STALE
-        attempts, in_parts, kept_to, state, reason, has_takes = row
+        attempts, in_parts, kept_to, state, reason, rules, has_takes = row
         if not self._has_what_was_kept(outcome):
             return self._let_go(job.file)
         if job.kind is Kind.DATASET:
             self._connection.execute(
                 "UPDATE files SET rules = ? WHERE id = ?", (outcome.rules, job.file)
             )
+        elif rules is not None:  # it was a data set
+            self._connection.execute("UPDATE files SET rules = NULL WHERE id = ?", (job.file,))
+            self._aggregates.forget(job.file)
         if _agrees(outcome, state, reason):
             self._agreed(outcome, now)
             return Verdict.AS_BEFORE
@@ -234,6 +240,10 @@ class Completion:
             return Verdict.QUARANTINED
         except CannotBePut as fault:
             return self._cannot_be_put(outcome, str(fault), now)
+        except (apsw.Error, OSError, MachineFault, MemoryError):
+            raise
+        except Exception as error:  # a worker that dies of it would die of it again and again
+            return self._cannot_be_put(outcome, f"{type(error).__name__}: {error}", now)
         return self._let_go(outcome.job.file)
 
     def _cannot_be_put(self, outcome: Outcome, why: str, now: int) -> Verdict:
