@@ -228,8 +228,9 @@ class Feeder:
         trusted = 0
         # Of one that was never finished, the takes so far say nothing of growth.
         held = known[-1].end if known and known_as.version else 0
-        if row.fingerprint.size > held > _TRUSTED * RANGE:
-            # A large log grew: its last take is compared now, all of it once it is quiet.
+        if row.kind is Kind.TEXT and row.fingerprint.size > held > _TRUSTED * RANGE:
+            # A large log grew: its last take is compared now, all of it once it is quiet. Of a
+            # table all is: one that was written anew would be added to what it held before.
             trusted = known[-1].first
         return job._replace(
             known=known,
