@@ -376,7 +376,8 @@ class Scene:
         end = time.monotonic() + PATIENCE
         while (now := time.monotonic()) < end + PATIENCE:
             for _, slot in self.slots.in_hand():
-                is_wanted = slot.phase is not Phase.WAITING or now > end
+                # Not one that is starting: by it the service tells that none can be started.
+                is_wanted = bool(slot.message) or (slot.phase is Phase.WAITING and now > end)
                 if not is_wanted or slot.pid not in ours or self._aim.random() < 0.7:
                     continue
                 if kill(slot.pid, signal.SIGKILL):
