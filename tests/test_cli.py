@@ -816,3 +816,95 @@ def test_the_questions_are_answered_while_it_runs(place: Place) -> None:
             process.terminate()
             process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+# ---- data sets -----------------------------------------------------------------------------------
+
+RULES = """datasets:
+  - match: "*.csv"
+    name: sales
+    where: "amount > 0"
+    group_by: [region]
+    aggregate: {total: sum(amount), mean: mean(amount)}
+"""
+
+
+@pytest.fixture
+def tables(place: Place) -> Place:
+    """A place with tables that were taken in."""
+    place.config.write_text(place.config.read_text() + RULES)
+    (place.inbox / "sub").mkdir()
+    (place.inbox / "a.csv").write_text("region,amount\nnorth,1000\n,3\nsouth,-1\n")
+    (place.inbox / "sub" / "b.csv").write_text(
+        "region,amount\nnorth,2\nsouth,12345678901234567890\n"
+    )
+    code, _, err = place.run("run", "--once")
+    assert code == 0, err
+    return place
+
+
+def test_results_of_data_sets_are_tables_for_people(tables: Place) -> None:
+    code, out, _ = tables.run("results", "--kind", "dataset")
+    assert code == 0
+    lines = out.splitlines()
+    assert any(line.endswith("sales: 3 records, 2 of them matched") for line in lines)
+    at = lines.index("    region   total   mean")
+    assert lines[at + 1 : at + 3] == ["    (empty)      3      3", "    north    1,000  1,000"]
+    (row,) = [row for row in tables.json("results") if row["path"].endswith("/a.csv")]
+    assert row["datasets"]["sales"]["groups"][0] == {"region": None, "total": 3, "mean": 3.0}
+
+
+def test_aggregate_adds_up_all_files_of_a_rule(tables: Place) -> None:
+    code, out, err = tables.run("aggregate", "sales")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "sales: 2 files, 5 records, 4 of them matched",
+        "region                        total                  mean",
+        "(empty)                           3                     3",
+        "north                         1,002                   501",
+        "south    12,345,678,901,234,567,890  1.23456789012346e+19",
+    ]
+    (found,) = tables.json("aggregate", "sales")
+    assert (found["rule"], found["files"], found["records"]) == ("sales", 2, 5)
+    assert found["groups"][2]["total"] == 12345678901234567890
+    (found,) = tables.json("aggregate", "sales", "--under", "inbox/sub")
+    assert [group["total"] for group in found["groups"]] == [2, 12345678901234567890]
+
+
+def test_aggregate_knows_the_rules_and_1_says_that_nothing_is_there(tables: Place) -> None:
+    code, _, err = tables.run("aggregate", "nosuch")
+    assert (code, "there are: sales" in err) == (2, True)
+    code, _, err = tables.run("aggregate", "sales", "--under", "inbox/nothing")
+    assert code == 1
+    text = tables.config.read_text()
+    tables.config.write_text(text.replace("amount > 0", "amount > 1"))
+    code, _, err = tables.run("aggregate", "sales")
+    assert (code, "2 files not counted yet" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("written", "line", "column"),
+    [
+        ("where: a >> 1", 8, 15),
+        ("where: 'a >> 1'", 8, 16),
+        ('where: "a >> 1"', 8, 16),
+        ("aggregate: {n: nosuch(a)}", 8, 20),
+        ("aggregate: {n: sum(nosuch(a))}", 8, 24),
+        ("aggregate:\n      n: sum(a +)", 9, 17),
+        ('aggregate:\n      n: "sum(a +)"', 9, 18),
+        ("where: >\n      a = 1\n      AND b >> 1", 8, 12),
+        ("where: a = 1\n      AND b >> 1", 8, 12),
+        ("where: a = 1 AND a = 'x'", 8, 22),
+    ],
+)
+def test_check_tells_where_an_expression_is_wrong(
+    place: Place, written: str, line: int, column: int
+) -> None:
+    """Within a text on one line at the very character, else where the text begins."""
+    rule = f"datasets:\n  - match: '*.csv'\n    {written}\n"
+    if "aggregate" not in written:
+        rule += "    aggregate: {n: count()}\n"
+    place.config.write_text(place.config.read_text() + rule)
+    code, out, err = place.run("check")
+    assert code == 2
+    assert f"dropmill.yaml:{line}:{column}: datasets[0]" in out + err

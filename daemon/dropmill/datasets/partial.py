@@ -6,12 +6,14 @@ last bit or two, as `math.fsum` does. Kept as JSON, which Python writes and read
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 MOST_GROUPS = 100_000  # of a file or of an answer: all of them are in memory
+_AT_A_TIME = 4
 
 Number = int | float
 Key = tuple[str | None, ...]  # the cells of `group_by`, as they stand in the file; None: empty
@@ -97,30 +99,38 @@ _NOTHING: dict[str, Value] = {"sum": 0, "count": 0, "mean": (0, 0), "min": None,
 
 
 def combine(shape: Shape, partials: Iterable[Partial]) -> Partial:
-    """What partial results come to together. Raises TooManyGroups, BeyondFloat."""
-    start = nothing(shape)
-    rows = kept = bad = 0
-    is_float = start.is_float
-    gathered: dict[Key, list[list[Value]]] = {}
-    for partial in (start, *partials):
-        rows, kept, bad = rows + partial.rows, kept + partial.kept, bad + partial.bad
-        is_float = tuple(map(max, is_float, partial.is_float))
+    """What partial results come to together. Raises TooManyGroups, BeyondFloat.
+
+    A few at a time are in memory, of as many as there may be.
+    """
+    rest = iter(partials)
+    total = nothing(shape)
+    while some := list(itertools.islice(rest, _AT_A_TIME)):
+        total = _combined(shape, [total, *some])
+    return total
+
+
+def _combined(shape: Shape, partials: Sequence[Partial]) -> Partial:
+    rows, kept, bad = (sum(each) for each in zip(*(one[1:4] for one in partials), strict=True))
+    is_float = tuple(map(any, zip(*(one.is_float for one in partials), strict=True)))
+    gathered: dict[Key, list[tuple[Value, ...]]] = {}
+    for partial in partials:
         for key, values in partial.groups.items():
-            lists = gathered.get(key)
-            if lists is None:
-                if len(gathered) >= MOST_GROUPS:
-                    raise TooManyGroups
-                lists = gathered[key] = [[] for _ in values]
-            for each, value in zip(lists, values, strict=True):
-                each.append(value)
+            there = gathered.get(key)
+            if there is not None:
+                there.append(values)
+                continue
+            if len(gathered) >= MOST_GROUPS:
+                raise TooManyGroups
+            gathered[key] = [values]
     groups = {
-        key: tuple(map(_joined, shape.functions, lists, is_float))
+        key: tuple(map(_joined, shape.functions, zip(*lists, strict=True), is_float))
         for key, lists in gathered.items()
     }
     return Partial(shape, rows, kept, bad, is_float, groups)
 
 
-def _joined(function: str, values: list[Value], is_float: bool) -> Value:
+def _joined(function: str, values: tuple[Value, ...], is_float: bool) -> Value:
     there: list[Any] = [value for value in values if value is not None]
     match function:
         case "count":

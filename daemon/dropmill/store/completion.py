@@ -83,6 +83,10 @@ class Completion:
         if all(outcome.verdict in LOOKED_AT for outcome in outcomes):
             return [outcome.verdict for outcome in outcomes]
         self.why.clear()
+        with machine_faults("results.db"):
+            for outcome in outcomes:
+                if outcome.job.kind is Kind.DATASET and outcome.verdict is Verdict.DONE:
+                    self._prepare(outcome)
         with self._lock, machine_faults("results.db"), transaction(self._connection):
             now = time.time_ns()
             new = self._new_texts(outcomes)
@@ -93,6 +97,14 @@ class Completion:
                 Verdict.DONE if outcome.job.file in new else self._complete(outcome, now)
                 for outcome in outcomes
             ]
+
+    def _prepare(self, outcome: Outcome) -> None:
+        try:
+            self._aggregates.prepare(outcome)
+        except (apsw.Error, OSError, MemoryError):
+            raise
+        except Exception:  # it is told by `_aggregate`, which meets it too
+            return
 
     def news(self, outcome: Outcome) -> dict[str, list[int]]:
         """The watch-list hits, by term, in the new lines of a text just completed as done."""
