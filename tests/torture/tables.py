@@ -180,6 +180,7 @@ def _final(
     count, total, least, most = values
     if function == "count":
         return count
+    assert not is_float or Fraction(total * 4).denominator == 1, "the bench drops quarters only"
     if function == "mean":
         return float(Fraction(total) / count)
     found: Number = {"sum": total, "min": least, "max": most}[function]
