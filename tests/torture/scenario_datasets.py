@@ -26,6 +26,7 @@ from .bench import Bench, Findings, kill
 from .tables import Aggregate, Auditor, Number, Rule
 from .usage import family
 
+LONG = 30.0  # the short form is one round
 KILLS_A_ROUND = 4  # of workers: one file's workers may be killed ten times at no charge
 PATIENCE = 0.5  # seconds to look for a worker that is busy
 MOST_FILES = 40
@@ -36,10 +37,11 @@ REGIONS = ["north", "south", "", 'up "there"', "far,\nfar away", "Übersee"]
 
 def run(bench: Bench) -> Findings:
     scene = Scene(bench)
+    is_long = bench.seconds >= LONG
     problems: list[str] = []
     rounds = 0
     try:
-        while (bench.time_is_left() or not rounds) and not problems:
+        while (not rounds or (is_long and bench.time_is_left())) and not problems:
             scene.round()
             rounds += 1
             problems = [f"in round {rounds}: {each}" for each in scene.compare()]
