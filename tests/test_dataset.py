@@ -483,3 +483,15 @@ def test_quotation_marks_are_counted_once_whatever_comes_in_between() -> None:
     for position in range(0, 100 << 20, 4 << 20):
         borders.is_within(position)
     assert read <= 101 << 20
+
+
+def test_of_many_groups_nothing_is_kept_but_the_result_and_growth_counts_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aggregates_module, "_MOST_KEPT", 10)
+    place.write("a.csv", table(list(range(40))))
+    place.take_in("a.csv")
+    assert place.total() == (780, 40)
+    place.write("a.csv", table(list(range(41))))
+    place.take_in("a.csv")
+    assert place.total() == (820, 41)

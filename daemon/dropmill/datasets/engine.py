@@ -168,6 +168,16 @@ def _read(
     """The cells of some columns, as texts unless `types` says otherwise."""
     import polars as pl
 
+    if table.format.separator is None:
+        # A surplus cell in a line is told by Polars itself, where all columns are read.
+        (name,) = table.names
+        return pl.read_csv(
+            content,
+            has_header=False,
+            separator="\x1f",
+            quote_char=None,
+            schema={name: types.get(name, pl.String())},
+        )
     places = {name: f"c{table.names.index(name)}" for name in columns}
     separator = table.format.separator or "\x1f"
     # One column more than there are: what is in it is one cell too many.

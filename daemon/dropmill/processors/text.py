@@ -23,6 +23,7 @@ from .watchlist import WatchList
 BLOCK = 256 * 1024
 # Half a second's work where words are many: so long may a note wait that finds all hands full.
 RANGE = 4 * 1024 * 1024
+FIRST = 1024 * 1024  # of a data set, whose other workers wait for its first range
 OVERLAP = 4096  # of the next line, indexed with a block so that a phrase may cross
 VERIFY = 256 * 1024 * 1024  # read again and compared in one go
 _DETECT = 1024 * 1024
@@ -92,7 +93,8 @@ def process(
     text.begin(text.encoding)
     end, stride = size, job.stride or RANGE
     if size - keep_to > stride:
-        end = text.cut((keep_to // stride + 1) * stride)
+        end = (keep_to // stride + 1) * stride
+        end = text.cut(end if records is None else min(end, keep_to + FIRST))
     return Taken(Verdict.DONE, text.encoding, keep_to, tuple(text.takes(keep_to, end)), trusted)
 
 
@@ -181,6 +183,7 @@ class _Text:
         self._watch_list = watch_list
         self._records = records
         self._content: bytes | None = None  # all of a small text, once it was read
+        self._at_hand = 0, b""  # of a data set, the take that is looked at: (first, its bytes)
 
     def begin(self, encoding: str) -> None:
         """Tells a data set what it is cut in."""
@@ -198,6 +201,9 @@ class _Text:
         """Bytes `first` to `end`; EOFError when the file has become shorter than that."""
         if self._content is not None:
             return self._content[first:end]
+        start, at_hand = self._at_hand
+        if start <= first and end <= start + len(at_hand):
+            return at_hand[first - start : end - start]
         content = os.pread(self._descriptor, end - first, first)
         while len(content) < end - first:
             more = os.pread(self._descriptor, end - first - len(content), first + len(content))
@@ -272,12 +278,13 @@ class _Text:
         for take_first, take_end in itertools.pairwise(borders):
             take = _Take(take_first)
             take.end = take_end
-            for position in range(take_first, take_end, 4 * BLOCK):
-                content = self.read(position, min(take_end, position + 4 * BLOCK))
-                take.digest.update(content)
-                take.newlines += content.count(b"\n")
-                take.unterminated = take_end == self.size and not content.endswith(b"\n")
+            content = self.read(take_first, take_end)
+            take.digest.update(content)
+            take.newlines = content.count(b"\n")
+            take.unterminated = take_end == self.size and content[-1:] not in (b"", b"\n")
+            self._at_hand = take_first, content
             yield self._made(take)
+            self._at_hand = 0, b""
 
     def _blocks(self, first: int, end: int) -> Iterator[tuple[int, int]]:
         while first < end:

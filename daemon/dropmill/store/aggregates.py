@@ -34,7 +34,10 @@ from ..job import Job, Outcome
 
 # Of the file's own place, not of the disk or of whoever may write to it.
 _OF_THE_PLACE = (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP)
-_TEMPORARY = b".dropmill-"
+_TEMPORARY = b".dropmill-results"  # one, as the Lock is held while it is written
+# Bytes of partial results that a file's takes keep for when it grows; with more, all of it is
+# aggregated anew then. 1 GB by 100,000 groups would keep a quarter of that in the ledger.
+_MOST_KEPT = 4 * 1024 * 1024
 
 PlaceOf = Callable[[Job, Rule], bytes]  # where the CSV file of one source and rule lies
 
@@ -117,12 +120,13 @@ class Aggregates:
         """
         job = outcome.job
         takes: list[Any] = self._connection.execute(
-            "SELECT id, rules FROM takes WHERE file = ? AND state = 1 ORDER BY first, id",
+            "SELECT id, rules, coalesce(length(partial), 0) FROM takes"
+            " WHERE file = ? AND state = 1 ORDER BY first, id",
             (job.file,),
         ).fetchall()
-        if any(digest != outcome.rules for _, digest in takes):
+        if any(digest != outcome.rules for _, digest, _ in takes):
             return False
-        live = [number for number, _ in takes]
+        live = [number for number, _, _ in takes]
         prepared = self._prepared.pop(job.file, _NOTHING)
         if not prepared.takes.issubset(live):
             prepared = _NOTHING  # some of them are dead by now
@@ -130,6 +134,11 @@ class Aggregates:
         self.forget(job.file)
         for name, total in self._combined(rest, prepared.found).items():
             self._write(job, job.file, self._rules[name], total)
+        if sum(length for _, _, length in takes) > _MOST_KEPT:
+            self._connection.execute(
+                "UPDATE takes SET rules = NULL, partial = NULL WHERE file = ? AND state = 1",
+                (job.file,),
+            )
         return True
 
     def _write(self, job: Job, file: int, rule: Rule, total: Partial) -> None:
@@ -173,7 +182,7 @@ def as_csv(total: Partial) -> bytes:
 def _write_durably(path: bytes, content: bytes) -> None:
     """Puts a file in place, whole or not at all. Raises MachineFault, CannotBePut."""
     folder = os.path.dirname(path)
-    temporary = os.path.join(folder, _TEMPORARY + str(os.getpid()).encode())
+    temporary = os.path.join(folder, _TEMPORARY)
     try:
         make_folder(folder)
         with open(temporary, "wb") as file:
