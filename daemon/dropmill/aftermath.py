@@ -35,8 +35,11 @@ class Aftermath:
         tally: Tally,
         intake: Callable[[], Intake],
         output: Callable[[], bytes],
+        rules_of: Callable[[bytes], bytes | None] = lambda name: None,
     ) -> None:
-        """`intake` and `output` (the folder of the copies) give those that are in force."""
+        """`intake` and `output` (the folder of the copies) give those that are in force, and
+        `rules_of` the digest of the rules that a file of that name is a data set by."""
+        self._rules_of = rules_of
         self._ledger = ledger
         self._feeder = feeder
         self._pauses = pauses
@@ -62,6 +65,8 @@ class Aftermath:
                 self._feeder.returned(jobs)
 
     def _report(self, job: Job, report: Report) -> None:
+        if report.rules is not None and report.rules != self._rules_of(os.path.basename(job.path)):
+            self._by_old_rules(os.path.join(job.root, job.path))
         if report.verdict is Verdict.DONE and not report.look_again:  # nearly all of them
             self._feeder.landed(job)
             return
@@ -86,6 +91,11 @@ class Aftermath:
         if report.look_again and report.verdict is not Verdict.CHANGED:
             self._intake().look_again(path)
         self._feeder.landed(job)
+
+    def _by_old_rules(self, path: bytes) -> None:
+        """A worker was at it when the rules changed: whatever came of it is of the old ones."""
+        self._ledger.faults.look_at_again(path)
+        self._intake().look_again(path)
 
     def _vanished(self, job: Job, path: bytes) -> None:
         """Gone, unless its root or its mount is away: then it is neither there nor gone."""

@@ -61,7 +61,7 @@ class Take(NamedTuple):
     id: int
     first: int
     end: int
-    digest: bytes  # blake2b, 16 bytes
+    digest: bytes  # 16 bytes
     newlines: int
     unterminated: bool  # ends at the end of the file, in the middle of a line
     keywords: dict[str, list[int]]  # watch-list term → line numbers, the take's first being 1
@@ -148,6 +148,6 @@ class Report(NamedTuple):
     reason: str | None
     look_again: bool
     trusted: int
-    keywords: dict[
-        str, list[int]
-    ]  # watch-list hits in lines that are new: term → lines of the file
+    # Watch-list hits in lines that are new: term → lines of the file.
+    keywords: dict[str, list[int]]
+    rules: bytes | None = None  # a digest of the rules that a data set was looked at by

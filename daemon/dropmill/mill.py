@@ -67,7 +67,13 @@ class Mill:
         self._feeder = Feeder(self.ledger, self._pool, self._rules.of, self._rules.stride)
         self.pauses = Pauses([self._state_folder, *outputs(config)], config.limits.free)
         self._aftermath = Aftermath(
-            self.ledger, self._feeder, self.pauses, tally, lambda: self.intake, lambda: self._output
+            self.ledger,
+            self._feeder,
+            self.pauses,
+            tally,
+            lambda: self.intake,
+            lambda: self._output,
+            self._rules.digest_of,
         )
         self._keywords = Keywords(self._state_folder, self._pool.lock, self._rules.of)
         self._look_out()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import time
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
@@ -293,7 +294,8 @@ class Pool:
         if code == _EXIT_UNKNOWN:
             logger.warning("the process that starts the workers died: all of them are replaced")
             return self._retire(self._deaths.one_more())
-        if not worker.up and not self._proven:
+        # One that somebody killed says nothing of whether workers can start.
+        if not (worker.up or self._proven or code == -signal.SIGKILL):
             raise DropmillError(f"a worker could not start (exit status {code}): see above")
         if code == EXIT_LEFT and slot.phase is Phase.FREE:
             if worker.leaving is None:

@@ -65,6 +65,10 @@ class Rules:
             return Kind.TEXT
         return None
 
+    def digest_of(self, name: bytes) -> bytes | None:
+        """Of the rules that a file is a data set by, by its name; None: it is none."""
+        return self._datasets.digest(os.fsdecode(name))
+
     def stride(self, name: bytes, kind: Kind) -> int:
         """Bytes of a range, of a file that is taken as that kind."""
         return stride(self._datasets, name, kind)

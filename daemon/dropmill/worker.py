@@ -354,6 +354,7 @@ class Worker:
             outcome.look_again,
             outcome.trusted,
             self._completion.news(outcome) if is_news else {},
+            outcome.rules,
         )
 
     def _keep_copy(self, outcome: Outcome) -> Outcome:

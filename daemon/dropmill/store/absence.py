@@ -89,7 +89,7 @@ class Absence:
         where the `rules`, a digest, are those of the last time.
         """
         if self._table.one("SELECT 1 FROM rules WHERE digest = ?", (rules,)):
-            return 0
+            return self._leave_out_datasets(ours_in)
         count = 0
         for folder, path in self._table.all("SELECT id, path FROM folders"):
             rows = self._table.connection.execute(
@@ -104,6 +104,21 @@ class Absence:
             self._table.connection.execute("DELETE FROM rules")
             self._table.connection.execute("INSERT INTO rules VALUES(?)", (rules,))
         return count
+
+    def _leave_out_datasets(
+        self, ours_in: Callable[[bytes], Callable[[bytes, Kind, bytes | None], bool]]
+    ) -> int:
+        """Those that a worker looked at by older rules, and nobody since."""
+        rows = self._table.all(
+            "SELECT f.id, d.path, f.name, f.rules FROM files f JOIN folders d ON d.id = f.folder"
+            " WHERE f.kind = 3 AND f.state != 6"
+        )
+        out = [
+            file for file, folder, name, by in rows if not ours_in(folder)(name, Kind.DATASET, by)
+        ]
+        if out:
+            self._leave_out(out)
+        return len(out)
 
     def _leave_out(self, files: list[int]) -> None:
         now = time.time_ns()

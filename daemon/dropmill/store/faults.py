@@ -83,6 +83,15 @@ class Faults:
                     (later, file),
                 )
 
+    def look_at_again(self, path: bytes) -> None:
+        """Forgets the fingerprint of a finished file: it is admitted anew when it is seen next."""
+        file = self._table.find(path)
+        if file is not None:
+            with self._table.writing():
+                self._table.connection.execute(
+                    "UPDATE files SET ctime_ns = -1 WHERE id = ? AND state IN (2, 4, 5)", (file,)
+                )
+
     # ---- tried again -------------------------------------------------------------------------
 
     def due_retries(self, now_ns: int, limit: int = 256) -> int:

@@ -62,6 +62,7 @@ CREATE TABLE aggregates(
     PRIMARY KEY(file, rule)
 );
 CREATE INDEX aggregates_by_rule ON aggregates(rule);
+CREATE INDEX files_datasets ON files(id) WHERE kind = 3;
 """
 
 STEPS = {1: _NUMBERS_USED_ONCE, 2: _COMPARISONS, 3: _RULES, 4: _BY_SIZE, 5: _DATASETS}

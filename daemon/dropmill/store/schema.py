@@ -69,6 +69,7 @@ CREATE UNIQUE INDEX files_by_path ON files(folder, name);
 CREATE INDEX files_queued ON files(lane, seq) WHERE state = 1;
 CREATE INDEX files_by_state ON files(state, finished_ns);
 CREATE INDEX files_to_compare ON files(compare_ns) WHERE compare_ns IS NOT NULL;
+CREATE INDEX files_datasets ON files(id) WHERE kind = 3;
 CREATE INDEX files_by_mtime ON files(mtime_ns, size) WHERE state IN (2, 6);
 
 CREATE TABLE takes(
