@@ -303,6 +303,18 @@ def test_other_formats_and_encodings() -> None:
     assert values(found) == {("Köln",): (3,)}
 
 
+@pytest.mark.parametrize("cuts", [[], [10]])
+def test_a_stray_byte_is_no_reason_to_refuse_a_table(cuts: list[int]) -> None:
+    found = taken(rule("sum(a)", group_by=("g",)), b"g,a\nx,1\ny,1\n\xff,2\n", cuts)
+    assert values(found) == {("x",): (1,), ("y",): (1,), ("\ufffd",): (2,)}
+    lines = b'{"g": "x", "a": 1}\n{"g": "\xff", "a": 2}\n{"g": "\\ud800", "a": 3}\n'
+    try:
+        found = taken(rule("sum(a)", group_by=("g",)), lines, name="a.ndjson")
+    except BadRecord:
+        return
+    assert sum(int(each[0] or 0) for each in values(found).values()) == 6
+
+
 @given(st.lists(_HUGE | st.floats(-1e9, 1e9), min_size=1, max_size=20))
 def test_json_numbers_are_those_of_the_file(numbers: list[int | float]) -> None:
     content = "".join(f'{{"value": {each!r}}}\n' for each in numbers).encode()

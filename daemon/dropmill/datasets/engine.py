@@ -216,6 +216,9 @@ def _read_texts(piece: Piece, content: bytes, columns: list[str]) -> pl.DataFram
             return frame.rename({name: inner_name(name) for name in columns})
         return _read(piece.table, content, columns, {})
     except pl.exceptions.PolarsError as error:
+        whole = content.decode("utf-8", "replace").encode()
+        if whole != content:  # stray bytes, as texts may have them
+            return _read_texts(piece, whole, columns)
         _look_closely(piece)
         text = str(error).splitlines()[0]
         raise BadRecord(1, f"somewhere from here on: {text}") from None
