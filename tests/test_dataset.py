@@ -16,7 +16,7 @@ from dropmill.datasets.engine import load
 from dropmill.datasets.expression import aggregate, condition
 from dropmill.datasets.partial import Partial, answer, combine
 from dropmill.datasets.rule import Rule, RuleSet
-from dropmill.datasets.table import Borders, format_of
+from dropmill.datasets.table import Table, format_of
 from dropmill.feeder import Feeder
 from dropmill.job import Job, Kind, Lane, Outcome, State, Verdict
 from dropmill.opening import opened
@@ -479,9 +479,11 @@ def test_quotation_marks_are_counted_once_whatever_comes_in_between() -> None:
         read += end - first
         return b'"x",1\n' * ((end - first) // 6 + 1)
 
-    borders = Borders(format_of("a.csv"), counting)
-    for position in range(0, 100 << 20, 4 << 20):
-        borders.is_within(position)
+    kept, size = dataset.DataSets(), 100 << 20
+    large, small = (Table(format_of("a.csv"), "utf-8", ("a", "b"), 4) for _ in range(2))
+    for position in range(0, size, 4 << 20):
+        kept.borders("large", large, size, counting).is_within(position)
+        kept.borders(position, small, 100, lambda first, end: b"").is_within(50)
     assert read <= 101 << 20
 
 

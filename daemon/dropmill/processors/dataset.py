@@ -41,8 +41,15 @@ class DataSets:
         """The records of one job's file, by those of the rules that it falls under."""
         return _DataSet(self, job, rules)
 
-    def borders(self, file: object, table: Table, read: Callable[[int, int], bytes]) -> Borders:
-        """Where the records of a file begin, with what was found out for the job before."""
+    def borders(
+        self, file: object, table: Table, size: int, read: Callable[[int, int], bytes]
+    ) -> Borders:
+        """Where the records of a file begin, with what was found out for the job before.
+
+        Small ones, which overtake a large one, have it not forgotten.
+        """
+        if size <= RANGE:
+            return Borders(table.format, read)
         if self._borders is None or file != self._file:
             self._borders = Borders(table.format, read)
             self._file = file
@@ -68,7 +75,7 @@ class _DataSet:
     def begin(self, read: Callable[[int, int], bytes], size: int, encoding: str) -> None:
         self._read, self._size = read, size
         self._table = open_table(self._name, size, encoding, read)
-        self._borders = self._kept.borders((self._file, size), self._table, read)
+        self._borders = self._kept.borders((self._file, size), self._table, size, read)
 
     def after(self, position: int) -> int:
         try:
