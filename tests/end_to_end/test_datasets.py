@@ -138,3 +138,19 @@ def test_run_once_takes_tables_in_and_says_if_one_is_none(tables: Place) -> None
     found = tables.run("run", "--once")
     assert found.returncode == 1
     assert 'line 2, column value: "x" is no number' in found.stdout + found.stderr
+
+
+def test_an_edited_rule_holds_for_the_files_in_hand_too(tables: Place) -> None:
+    """A worker that began by the old rule brings its results when the new one is in force."""
+    tables.start()
+    content = "".join(f"{number}\n" for number in range(500_000))
+    for number in range(6):
+        staged = tables.folder / f"{number}"
+        staged.write_text(content)
+        staged.rename(tables.inbox / f"{number}.num")
+    eventually(lambda: any(worker["doing"] for worker in tables.status()["workers"]))
+    edited = tables.configuration.with_suffix(".new")
+    changed = tables.configuration.read_text().replace("sum(value)", "sum(value * 2)")
+    edited.write_text(changed)
+    edited.rename(tables.configuration)
+    await_total(tables, {None: 6 * 500_000 * 499_999}, "*.num")
