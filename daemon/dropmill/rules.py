@@ -17,6 +17,8 @@ _SLASH = ord("/")
 
 def rule_set(config: Config) -> RuleSet:
     """The rules for data sets of a configuration."""
+    if not config.datasets:
+        return RuleSet()  # whatever is a text: workers need not know
     texts = config.text.suffixes
     return RuleSet(
         tuple(each.rule for each in config.datasets),
