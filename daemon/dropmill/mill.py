@@ -32,8 +32,8 @@ from .log import shown
 from .pauses import Pauses
 from .pool import Event, Pool
 from .rules import Rules
-from .store.completion import COMPARE_RACY_NS
 from .store.ledger import Ledger
+from .store.questions import COMPARE_RACY_NS
 from .store.schema import machine_faults
 from .tally import Tally
 

@@ -15,7 +15,7 @@ from .errors import MachineFault
 from .log import rfc3339, shown
 from .mill import Mill
 from .sandbox import weakness
-from .store.completion import COMPARE_RACY_NS
+from .store.questions import COMPARE_RACY_NS
 from .watch import RootStatus
 
 Step = Callable[[], bool]  # True when the request is answered

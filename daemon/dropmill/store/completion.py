@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,12 +15,13 @@ import apsw
 from ..datasets.partial import BeyondFloat, TooManyGroups
 from ..datasets.rule import Rule
 from ..errors import MachineFault
-from ..job import Fingerprint, Kind, Outcome, State, Take, Verdict
+from ..job import Fingerprint, Kind, Outcome, State, Verdict
 from . import news
 from .aggregates import Aggregates, CannotBePut, PlaceOf
 from .burial import Burial
+from .new_texts import NewTexts
+from .questions import agrees, compare_at, is_tiled, is_whole_text, of_takes
 from .schema import (
-    COVERED,
     IN_HAND,
     TakeState,
     configure,
@@ -29,23 +29,9 @@ from .schema import (
     open_for_writing,
     transaction,
 )
+from .takes import Takes
 
-RACY_NS = 20 * 10**6  # a file read so soon after its mtime may have been written once more since
-COMPARE_RACY_NS = 10**9
-COMPARE_SKIMMED_NS = 60 * 10**9  # of quiet
 LOOKED_AT = (Verdict.BUSY, Verdict.CHANGED, Verdict.VANISHED, Verdict.VERIFYING)
-
-
-_INSERT_TAKE = (
-    "INSERT INTO takes(id, file, shard, state, first, end, newlines, unterminated, digest,"
-    " keywords, rules, partial) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_FINISH_NEW_TEXT = (
-    "UPDATE files SET state = 2, inode = ?, size = ?, mtime_ns = ?, ctime_ns = ?, alone = 0,"
-    " moved_from = NULL, reason = NULL, started_ns = ?, finished_ns = ?, compare_ns = ?,"
-    " encoding = ?, digest = NULL, output = NULL, width = NULL, height = NULL, lines = ?,"
-    " keyworded = ?, version = version + 1 WHERE id = ?"
-)
 
 
 class Completion:
@@ -66,7 +52,8 @@ class Completion:
         configure(self._connection, temp_store=2)  # in memory: workers may open no file elsewhere
         self._lock = lock
         self.burial = Burial(self._connection, lock)
-        self._shard = shard
+        self._takes = Takes(self._connection, shard)
+        self._new_texts = NewTexts(self._connection, self._takes)
         self._attempts = attempts
         self._aggregates = Aggregates(self._connection, rules or {}, place_of)
         self.why: dict[int, str] = {}  # file → what was found wrong when its parts came together
@@ -89,10 +76,8 @@ class Completion:
                     self._prepare(outcome)
         with self._lock, machine_faults("results.db"), transaction(self._connection):
             now = time.time_ns()
-            new = self._new_texts(outcomes)
-            self._finish_new_texts(
-                [outcome for outcome in outcomes if outcome.job.file in new], now
-            )
+            new = self._new_texts.among(outcomes)
+            self._new_texts.finish((each for each in outcomes if each.job.file in new), now)
             return [
                 Verdict.DONE if outcome.job.file in new else self._complete(outcome, now)
                 for outcome in outcomes
@@ -124,7 +109,7 @@ class Completion:
         if row is None:
             return Verdict.STALE
         attempts, in_parts, kept_to, state, reason, rules, has_takes = row
-        if not self._has_what_was_kept(outcome):
+        if not self._takes.has_what_was_kept(outcome):
             return self._let_go(job.file)
         if job.kind is Kind.DATASET:
             self._connection.execute(
@@ -133,7 +118,7 @@ class Completion:
         elif rules is not None:  # it was a data set
             self._connection.execute("UPDATE files SET rules = NULL WHERE id = ?", (job.file,))
             self._aggregates.forget(job.file)
-        if _agrees(outcome, state, reason):
+        if agrees(outcome, state, reason):
             self._agreed(outcome, now)
             return Verdict.AS_BEFORE
         match outcome.verdict:
@@ -144,9 +129,9 @@ class Completion:
             case Verdict.RENAMED:
                 return self._rename(outcome, now)
             case Verdict.UNCHANGED:
-                self._revive(outcome, job.file, now)
+                self._takes.revive(outcome, job.file, now)
                 self._finish(outcome, now, changed=False)
-            case Verdict.DONE if not has_takes and _is_whole_text(outcome):
+            case Verdict.DONE if not has_takes and is_whole_text(outcome):
                 return self._first_time(outcome, now)
             case Verdict.DONE if outcome.takes or outcome.encoding:
                 return self._text(outcome, in_parts, kept_to, now)
@@ -154,43 +139,6 @@ class Completion:
                 self._bury(job.file, now)
                 self._finish(outcome, now, changed=True)
         return outcome.verdict
-
-    # ---- many at once ------------------------------------------------------------------------
-
-    def _new_texts(self, outcomes: Iterable[Outcome]) -> set[int]:
-        """The files that are small texts of which the index holds nothing: by far the commonest.
-
-        What is asked, and written, of all of them at once takes half the time. (CROSS JOIN: or
-        SQLite walks all files, and looks for each among those that were asked for.)
-        """
-        found = {
-            outcome.job.file: outcome.job.seq
-            for outcome in outcomes
-            if outcome.verdict is Verdict.DONE
-            and outcome.job.kind is Kind.TEXT
-            and not (outcome.keep_to or outcome.job.known or outcome.job.comparing)
-            and _is_whole_text(outcome)
-        }
-        rows: list[Any] = self._connection.execute(
-            "SELECT f.id, f.seq FROM json_each(?) asked CROSS JOIN files f ON f.id = asked.value"
-            " WHERE f.state = 1 AND NOT f.in_parts"
-            " AND NOT EXISTS(SELECT 1 FROM takes WHERE file = f.id)",
-            (f"[{','.join(map(str, found))}]",),
-        ).fetchall()
-        return {file for file, seq in rows if found[file] == seq}
-
-    def _finish_new_texts(self, outcomes: Iterable[Outcome], now: int) -> None:
-        takes: list[tuple[Any, ...]] = []
-        rows: list[tuple[Any, ...]] = []
-        for outcome in outcomes:
-            job = outcome.job
-            takes += map(functools.partial(self._take_row, job.file, TakeState.LIVE), outcome.takes)
-            inode, size, mtime_ns, ctime_ns, _ = outcome.fingerprint or job.fingerprint
-            lines, keyworded = _of_takes(outcome.takes)
-            found = (outcome.started_ns, now, _compare_at(outcome, now), outcome.encoding)
-            rows.append((inode, size, mtime_ns, ctime_ns, *found, lines, keyworded, job.file))
-        self._connection.executemany(_INSERT_TAKE, takes)
-        self._connection.executemany(_FINISH_NEW_TEXT, rows)
 
     def _let_go(self, file: int) -> Verdict:
         """It is not what was worked on: back to settle, to be admitted anew."""
@@ -203,38 +151,14 @@ class Completion:
 
     # ---- a text's takes ----------------------------------------------------------------------
 
-    @staticmethod
-    def _kept(outcome: Outcome) -> list[Take]:
-        if outcome.takes and not outcome.keep_to:
-            return []  # nor an empty take, which ends at 0 too
-        return [take for take in outcome.job.known if take.end <= outcome.keep_to]
-
-    def _has_what_was_kept(self, outcome: Outcome) -> bool:
-        """Whether the known takes that were found true are there still, and cover what they must.
-
-        They may have been compacted since, or have become another row's.
-        """
-        kept = self._kept(outcome)
-        if not kept:
-            return not outcome.keep_to
-        owner = outcome.job.moved_from or outcome.job.file
-        held = (
-            self._connection.execute(
-                "SELECT 1 FROM takes WHERE id = ? AND file = ? AND state IN (1, 3)",
-                (take.id, owner),
-            ).fetchone()
-            for take in kept
-        )
-        return sum(take.end - take.first for take in kept) == outcome.keep_to and all(held)
-
     def _first_time(self, outcome: Outcome, now: int) -> Verdict:
         """A small data set of which nothing is known, or a text that was in other hands before."""
         takes = outcome.takes
-        self._insert(takes, outcome.job.file, TakeState.LIVE)
+        self._takes.insert(takes, outcome.job.file, TakeState.LIVE)
         wrong = self._aggregate(outcome, now)
         if wrong is not None:
             return wrong
-        lines, keyworded = _of_takes(takes)
+        lines, keyworded = of_takes(takes)
         self._finish(outcome, now, changed=True, lines=lines, keyworded=keyworded)
         return Verdict.DONE
 
@@ -272,22 +196,22 @@ class Completion:
     def _text(self, outcome: Outcome, in_parts: bool, kept_to: int | None, now: int) -> Verdict:
         file = outcome.job.file
         size = (outcome.fingerprint or outcome.job.fingerprint).size
-        if _is_whole_text(outcome):
-            self._revive(outcome, file, now)
-            self._kill(file, now, after=outcome.keep_to)
-            self._insert(outcome.takes, file, TakeState.LIVE)
+        if is_whole_text(outcome):
+            self._takes.revive(outcome, file, now)
+            self._takes.kill(file, now, after=outcome.keep_to)
+            self._takes.insert(outcome.takes, file, TakeState.LIVE)
         else:
             if not in_parts:
                 kept_to = self._begin_ranges(outcome, now)
             is_new = kept_to is None
-            self._insert(outcome.takes, file, TakeState.LIVE if is_new else TakeState.PENDING)
-            covered = self._covered(file, kept_to)
+            self._takes.insert(outcome.takes, file, TakeState.LIVE if is_new else TakeState.PENDING)
+            covered = self._takes.covered(file, kept_to)
             if sum(end - first for first, end in covered) < size:
                 return Verdict.PART
-            if not _is_tiled(covered, size):
+            if not is_tiled(covered, size):
                 return self._let_go(file)  # it was rewritten between two ranges
             if kept_to is not None:
-                self._kill(file, now, after=kept_to)
+                self._takes.kill(file, now, after=kept_to)
                 self._connection.execute(
                     "UPDATE takes SET state = 1 WHERE file = ? AND state = 2", (file,)
                 )
@@ -301,7 +225,7 @@ class Completion:
     def _begin_ranges(self, outcome: Outcome, now: int) -> int | None:
         """Marks a large text as one in parts; gives its `kept_to`."""
         file = outcome.job.file
-        self._revive(outcome, file, now)
+        self._takes.revive(outcome, file, now)
         (old,) = self._connection.execute(
             "SELECT count(*) FROM takes WHERE file = ? AND state = 1", (file,)
         ).fetchone() or (0,)
@@ -310,46 +234,13 @@ class Completion:
         self._connection.execute(
             "UPDATE files SET state = 1, in_parts = 1, kept_to = ?, encoding = ?, size = ?,"
             " compare_ns = ? WHERE id = ?",
-            (kept_to, outcome.encoding, size, _compare_at(outcome, now), file),
+            (kept_to, outcome.encoding, size, compare_at(outcome, now), file),
         )
         return kept_to
 
-    def _covered(self, file: int, kept_to: int | None) -> list[Any]:
-        """The ranges of a text in parts that are there, in order."""
-        return self._connection.execute(COVERED, (file, kept_to, kept_to)).fetchall()
-
-    def _insert(self, takes: Iterable[Take], file: int, state: TakeState) -> None:
-        rows = [self._take_row(file, state, take) for take in takes]
-        self._connection.executemany(_INSERT_TAKE, rows)
-
-    def _take_row(self, file: int, state: TakeState, take: Take) -> tuple[Any, ...]:
-        number, first, end, digest, newlines, unterminated, keywords, rules, partial = take
-        terms = json.dumps(keywords, ensure_ascii=False) if keywords else None
-        place = (number, file, self._shard, int(state), first, end)
-        return (*place, newlines, int(unterminated), digest, terms, rules, partial)
-
-    def _kill(self, file: int, now: int, after: int = -1) -> None:
-        self._connection.execute(
-            "UPDATE takes SET state = ?, died_ns = ? WHERE file = ? AND state = 1"
-            " AND (end > ? OR first = end)",
-            (TakeState.DEAD, now, file, after),
-        )
-
-    def _revive(self, outcome: Outcome, file: int, now: int) -> None:
-        """The file is back: of what was live when it went away, what was kept is live again."""
-        self._connection.executemany(
-            "UPDATE takes SET state = 1, died_ns = NULL WHERE id = ? AND state = 3",
-            [(take.id,) for take in self._kept(outcome)],
-        )
-        self._connection.execute(
-            "UPDATE takes SET state = 4, died_ns = ? WHERE file = ? AND state = 3", (now, file)
-        )
-
     def _bury(self, file: int, now: int) -> None:
         """Whatever the index holds of the file is out of search."""
-        self._connection.execute(
-            "UPDATE takes SET state = 4, died_ns = ? WHERE file = ? AND state != 4", (now, file)
-        )
+        self._takes.bury_all(file, now)
         self._aggregates.forget(file)
 
     def _sum_up(self, file: int) -> None:
@@ -382,7 +273,7 @@ class Completion:
             "finished_ns": now,
         }
         if not outcome.job.ranged:  # of one in parts the first decided it
-            values["compare_ns"] = _compare_at(outcome, now)
+            values["compare_ns"] = compare_at(outcome, now)
         if changed:
             values |= {
                 "encoding": outcome.encoding,
@@ -396,7 +287,7 @@ class Completion:
     def _agreed(self, outcome: Outcome, now: int) -> None:
         """It was compared once more and is what it was, but perhaps for its mode or its owner."""
         seen = outcome.fingerprint or outcome.job.fingerprint
-        values = {"ctime_ns": seen.ctime_ns, "compare_ns": _compare_at(outcome, now)}
+        values = {"ctime_ns": seen.ctime_ns, "compare_ns": compare_at(outcome, now)}
         self._update(outcome.job.file, values)
 
     def _update(self, file: int, values: dict[str, Any], *, is_new_version: bool = False) -> None:
@@ -418,7 +309,7 @@ class Completion:
                 "in_parts": 0,
                 "started_ns": outcome.started_ns,
                 "finished_ns": now,
-                "compare_ns": _compare_at(outcome, now),
+                "compare_ns": compare_at(outcome, now),
             },
         )
 
@@ -454,7 +345,7 @@ class Completion:
             except CannotBePut as fault:
                 return self._cannot_be_put(outcome, str(fault), now)
         self._connection.execute("DELETE FROM files WHERE id = ?", (job.file,))
-        self._revive(outcome, old, now)
+        self._takes.revive(outcome, old, now)
         seen = outcome.fingerprint or job.fingerprint
         self._update(
             old,
@@ -466,7 +357,7 @@ class Completion:
                 **seen._asdict(),
                 "output": outcome.output,
                 "finished_ns": now,
-                "compare_ns": _compare_at(outcome, now),
+                "compare_ns": compare_at(outcome, now),
             },
         )
         return Verdict.RENAMED
@@ -487,15 +378,6 @@ class Completion:
         return is_away and outcome.keep_to == outcome.job.fingerprint.size
 
 
-def _of_takes(takes: Iterable[Take]) -> tuple[int, bool | None]:
-    """How many lines a text has, and whether it holds watch-list terms, from all of its takes."""
-    lines, is_keyworded = 0, None
-    for take in takes:
-        lines += take.newlines + take.unterminated  # only the last one may be
-        is_keyworded = True if take.keywords else is_keyworded
-    return lines, is_keyworded
-
-
 @functools.cache
 def _update_of(columns: tuple[str, ...], is_new_version: bool) -> str:
     """The statement that sets these columns of a file's row: one, as each touches its indexes."""
@@ -503,48 +385,6 @@ def _update_of(columns: tuple[str, ...], is_new_version: bool) -> str:
     if is_new_version:
         assignments.append("version = version + 1")
     return f"UPDATE files SET {', '.join(assignments)} WHERE id = ?"
-
-
-def _is_whole_text(outcome: Outcome) -> bool:
-    """Whether it speaks of a text up to its end, and is no range of it."""
-    if not (outcome.takes or outcome.encoding) or outcome.job.ranged:
-        return False
-    end = outcome.takes[-1].end if outcome.takes else outcome.keep_to
-    return end >= (outcome.fingerprint or outcome.job.fingerprint).size
-
-
-def _agrees(outcome: Outcome, state: int, reason: str | None) -> bool:
-    """Whether a file that was compared once more came to what it came to before."""
-    match outcome.verdict:
-        case Verdict.UNCHANGED:
-            return state == State.DONE
-        case Verdict.SKIPPED:
-            return state == State.SKIPPED and outcome.reason == reason
-        case Verdict.QUARANTINED:
-            return state == State.QUARANTINED and outcome.reason == reason
-    return False
-
-
-def _compare_at(outcome: Outcome, now: int) -> int | None:
-    """When the file is to be compared once more with what was read of it; None: never.
-
-    A second write in the same tick of the kernel's clock leaves size and mtime as they were. An
-    mtime that lies further in the future than that comparison says nothing of when it was written.
-    """
-    if outcome.job.skimmed:
-        return now + COMPARE_SKIMMED_NS
-    age = outcome.started_ns - (outcome.fingerprint or outcome.job.fingerprint).mtime_ns
-    return now + COMPARE_RACY_NS if -COMPARE_RACY_NS < age < RACY_NS else None
-
-
-def _is_tiled(ranges: Iterable[tuple[int, int]], size: int) -> bool:
-    """Whether the ranges cover bytes 0 to `size` without gap or overlap."""
-    position = 0
-    for first, end in ranges:
-        if first != position:
-            return False
-        position = end
-    return position == size
 
 
 def retry_time_ns(attempts: int, now_ns: int) -> int:
