@@ -113,7 +113,11 @@ class Mill:
             logger.info("%d files are in no watched folder any more: out of search", dropped)
         left_out = self.ledger.absence.leave_out(self._rules.ours_in, self._rules.digest)
         if left_out:
-            logger.info("%d files are left out by the configuration now: out of search", left_out)
+            logger.info(
+                "%d files are left out by the configuration now, or taken as something else: out of"
+                " search, until they are taken in anew",
+                left_out,
+            )
 
     # ---- another configuration ---------------------------------------------------------------
 
