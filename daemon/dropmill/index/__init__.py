@@ -44,6 +44,7 @@ INSERT INTO shard VALUES(randomblob(16));
 _SETTINGS = {"hashsize": 8 << 20, "automerge": 64, "crisismerge": 256, "deletemerge": 0}
 _MERGE_PAGES = 500  # a step of at most about 64 ms
 _SWEEP = 2_000  # blocks a step
+_FREE_PAGES = 250  # 1 MB; more are given back when idle
 
 
 class Block(NamedTuple):
@@ -229,9 +230,9 @@ class Shard:
             )
             merged = self._connection.total_changes() - before >= 2
             (free,) = self._connection.execute("PRAGMA freelist_count").fetchone() or (0,)
-            if free > 1_000:
+            if free > _FREE_PAGES:
                 self._connection.execute("PRAGMA incremental_vacuum(2000)").fetchall()
-        return merged or free > 1_000
+        return merged or free > _FREE_PAGES
 
     def close(self) -> None:
         self.rollback()
