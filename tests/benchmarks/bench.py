@@ -136,7 +136,7 @@ class Bench:
     def need_polars(self) -> None:
         """Raises MissingError unless data sets can be taken in."""
         if importlib.util.find_spec("polars") is None:
-            raise MissingError("Polars is missing: pip install 'dropmill[datasets]'")
+            raise MissingError("Polars is missing: pip install '.[datasets]'")
 
     def run(
         self,

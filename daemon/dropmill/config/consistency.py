@@ -155,7 +155,8 @@ def _text_and_image(config: Config) -> Iterator[Conflict]:
 
 def _missing_engine(config: Config) -> Iterator[Conflict]:
     if config.datasets and importlib.util.find_spec("polars") is None:
-        text = "needs Polars, which is not installed: pip install 'dropmill[datasets]'"
+        mend = "pip install '.[datasets]' in the folder that dropmill was installed from"
+        text = f"needs Polars, which is not installed: {mend}"
         yield Conflict(("datasets",), text, ())
 
 

@@ -24,7 +24,7 @@ from .table import BadRecord, Table, json_names
 if TYPE_CHECKING:
     import polars as pl
 
-MISSING = "`datasets:` needs Polars: install dropmill with its extra, dropmill[datasets]"
+MISSING = "`datasets:` needs Polars: pip install polars, or dropmill with its extra, datasets"
 _INT64, _INT128 = 1 << 63, 1 << 127
 _WHOLE = r"^[+-]?[0-9]+$"
 _ANY_NUMBER = r"^[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?$"
