@@ -157,11 +157,21 @@ def open_for_writing(state_folder: bytes, *, synchronous: str) -> apsw.Connectio
     """
     connection = apsw.Connection(os.fsdecode(os.path.join(state_folder, FILE_NAME)))
     connection.set_busy_timeout(BUSY_MS)
+    _plan_once(connection)
     configure(connection, journal_mode="wal", cache_size=-16_000)
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     keep_wal(connection)
     _ensure_tables(connection)
     return connection
+
+
+def _plan_once(connection: apsw.Connection) -> None:
+    """Has SQLite plan a statement without looking at what is bound to it.
+
+    Else each time that a parameter is bound which a partial index is about (`kind = ?`), it plans
+    the statement anew, in case this value allows that index: 15 µs.
+    """
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
 
 
 def _ensure_tables(connection: apsw.Connection) -> None:
