@@ -291,8 +291,9 @@ ALLOWED: dict[str, set[str]] = {
     "watch.keeper": {"watch.events", "watch.observers", "watch.roots", "watch.scan"},
     "watch.observers": {"watch.events", "watch.reader", "watch.scan"},
     "watch.reader": {"watch.events", "watch.scan"},
-    "watch.roots": {"watch.scan"},
-    "watch.scan": set(),
+    "watch.remembered": set(),
+    "watch.roots": {"watch.remembered", "watch.scan"},
+    "watch.scan": {"watch.remembered"},
     "worker": {
         "compaction",
         "copies",

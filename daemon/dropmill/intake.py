@@ -244,8 +244,9 @@ class Intake:
         return all(_device(mark) == listing.device for each in folders for mark in each.values())
 
     def _reader(self) -> FolderReader:
-        reader: FolderReader | None = getattr(self._readers, "reader", None)
-        if reader is None:
+        try:
+            reader: FolderReader = self._readers.reader
+        except AttributeError:
             reader = self._readers.reader = FolderReader(open_for_reading(self._state_folder))
             self._opened.append(reader)
         return reader

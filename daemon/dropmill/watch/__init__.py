@@ -157,16 +157,17 @@ class Watch:
             self._scan_what_is_due(known, now)
         self._keeper.tick(now)
 
-    def scan(self, root: bytes, folder: bytes | None = None) -> int:
+    def scan(self, root: bytes, folder: bytes | None = None, *, routine: bool = False) -> int:
         """Asks for a scan of a root, or of `folder` (absolute) and all below it.
 
-        Gives an id that comes back in a ScanDone, perhaps with others: requests that wait are
-        merged.
+        A `routine` one looks at every file that was there, but lists again only the folders that
+        changed. Gives an id that comes back in a ScanDone, perhaps with others: requests that wait
+        are merged.
         """
         self._requests += 1
         self._outstanding.add(self._requests)
         relative = b"" if folder is None else folder[len(root) + 1 :]
-        self._roots[root].thread.request(relative, self._requests)
+        self._roots[root].thread.request(relative, self._requests, routine=routine)
         return self._requests
 
     def outstanding(self) -> frozenset[int]:
@@ -321,9 +322,10 @@ class Watch:
         if known.thread.identity is None:
             return
         if now >= known.next_reconcile or (known.doubtful and now >= known.next_doubt):
+            routine = not known.doubtful
             known.doubtful, known.next_reconcile = False, float("inf")
             known.next_doubt = float("inf")
-            self.scan(known.root.path)
+            self.scan(known.root.path, routine=routine)
         trouble = self._keeper.trouble(known.thread, known.unreadable)
         if trouble is not None and trouble.curable:
             self._keeper.want(forced=trouble.missing is not None)

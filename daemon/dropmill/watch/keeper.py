@@ -59,7 +59,7 @@ def _narrowest() -> tuple[int, str]:
 
     A user namespace (a container) may have a lower one of its own, beside everybody's.
     """
-    return min((int(_sysctl(name)), name) for name in _LIMITS if _sysctl(name))
+    return min((int(limit), name) for name in _LIMITS if (limit := _sysctl(name)))
 
 
 def _sysctl(name: str) -> bytes:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .remembered import Remembered, can_remember
 from .scan import Compare, Identity, Listing, Walk, WatchedRoot
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,8 @@ class RootThread(threading.Thread):
         self._compare = compare
         self._report = report
         self._waiting: dict[bytes, list[int]] = {}
+        self._routine: set[int] = set()  # of those that wait
+        self._remembered = Remembered()
         self._changed = threading.Condition()
         self._should_stop = False
         self._doubted = False
@@ -110,9 +113,14 @@ class RootThread(threading.Thread):
         self._busy_from: float | None = None
         self._stalled = 0.0  # seconds, all in all
 
-    def request(self, folder: bytes, request: int) -> None:
-        """Asks for a scan of `folder` (relative), unless one that waits already covers it."""
+    def request(self, folder: bytes, request: int, *, routine: bool = False) -> None:
+        """Asks for a scan of `folder` (relative), unless one that waits already covers it.
+
+        A `routine` one does not list again a folder that did not change since it was listed.
+        """
         with self._changed:
+            if routine:
+                self._routine.add(request)
             covering = folder
             while covering and covering not in self._waiting:
                 covering = covering.rpartition(b"/")[0]
@@ -223,12 +231,23 @@ class RootThread(threading.Thread):
 
     def _scan(self, folder: bytes, requests: list[int]) -> None:
         started, stalled = time.monotonic(), self._stalled
-        walk = Walk(self.root, self._identities, self._elsewhere, self._carry_on)
+        thorough = not self._routine.issuperset(requests)
+        self._routine.difference_update(requests)
+        remembered = self._remembered if can_remember(self.filesystem) else None
+        walk = Walk(
+            self.root,
+            self._identities,
+            self._elsewhere,
+            self._carry_on,
+            remembered,
+            thorough=thorough,
+        )
         try:
             walk.run(folder)
         except Exception:
             walk.complete = False
             log.exception("scanning %r failed", walk.absolute(folder))
+        self._remembered.walked(whole=walk.complete and not folder)
         # A root that hung has not kept its disk busy.
         seconds = self._answered() - started - (self._stalled - stalled)
         self._mounted.update(walk.offline)

@@ -15,9 +15,12 @@ import itertools
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from .remembered import Names, Remembered
 
 log = logging.getLogger(__name__)
 
@@ -98,12 +101,15 @@ class _Tree:
 class _Level:
     """A folder that is open while what lies below it is walked."""
 
-    __slots__ = ("descriptor", "device", "relative", "subfolders", "tree")
+    __slots__ = ("descriptor", "device", "relative", "status", "subfolders", "tree")
 
-    def __init__(self, descriptor: int, relative: bytes, device: int, tree: _Tree) -> None:
+    def __init__(
+        self, descriptor: int, relative: bytes, status: os.stat_result, tree: _Tree
+    ) -> None:
         self.descriptor = descriptor
         self.relative = relative
-        self.device = device
+        self.status = status
+        self.device = status.st_dev
         self.tree = tree
         self.subfolders: list[bytes] = []  # those to be walked yet, the last one first
 
@@ -117,10 +123,17 @@ class Walk:
         identities: dict[bytes, Identity],
         compare: Compare,
         carry_on: Callable[[], bool],
+        remembered: Remembered | None = None,
+        *,
+        thorough: bool = True,
     ) -> None:
         """`identities`: relative path → who the root and its mount points are; kept up to date.
         `carry_on` is told now and then that the file system answers, just before `compare` too,
-        and asked at every folder."""
+        and asked at every folder. What folders hold is `remembered`, and where the walk is not
+        `thorough` those that did not change are not listed again."""
+        self._remembered = remembered
+        self._recalled = None if thorough else remembered
+        self._began_ns = time.time_ns()
         self._root = root
         self._identities = identities
         self._compare = compare
@@ -181,7 +194,10 @@ class Walk:
             if not level.subfolders:
                 os.close(levels.pop().descriptor)
                 continue
-            deeper = self._open(level, level.subfolders.pop())
+            name = level.subfolders.pop()
+            if self._recalled is not None and self._look_into(level, name):
+                continue
+            deeper = self._open(level, name)
             if deeper is not None:
                 levels.append(deeper)
                 self._list(deeper)
@@ -203,7 +219,7 @@ class Walk:
         status = os.fstat(descriptor)
         self._device = status.st_dev
         known = self._identities.setdefault(b"", (status.st_dev, status.st_ino))
-        return _Level(descriptor, b"", status.st_dev, self._plant(b"", status, known))
+        return _Level(descriptor, b"", status, self._plant(b"", status, known))
 
     def _open(self, parent: _Level, name: bytes) -> _Level | None:
         relative = parent.relative + b"/" + name if parent.relative else name
@@ -226,7 +242,7 @@ class Walk:
             os.close(descriptor)
             self._is_offline(relative, device)
             return None
-        return _Level(descriptor, relative, device, tree)
+        return _Level(descriptor, relative, status, tree)
 
     def _plant(self, relative: bytes, status: os.stat_result, known: Identity | None) -> _Tree:
         identity = (status.st_dev, status.st_ino)
@@ -237,9 +253,49 @@ class Walk:
     # What follows is done for every folder or every file of a scan over what did not change: so
     # it makes few calls and few objects, at the price of two long functions.
 
+    def _look_into(self, parent: _Level, name: bytes) -> bool:
+        """Compares a folder that did not change and holds no other, without opening it.
+
+        False: it is another one. Should it be swapped for a link meanwhile, what is seen there
+        differs from what is known, and whoever takes that in opens it beneath the root.
+        """
+        assert self._recalled is not None
+        relative = parent.relative + b"/" + name if parent.relative else name
+        try:
+            status = os.stat(name, dir_fd=parent.descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        found = self._recalled.names_in(relative, status)
+        if found is None or found[1] or status.st_dev != parent.device or len(self._identities) > 1:
+            return False
+        self.folders += 1
+        self._compare_one(parent, found[0], [], relative=relative, inside=name + b"/")
+        return True
+
     def _list(self, level: _Level) -> None:
         """Compares one folder, and leaves its subfolders in `level`."""
+        found = self._recalled.names_in(level.relative, level.status) if self._recalled else None
+        if found is None:
+            found = self._names(level)
+            if found is None:
+                return
+            if self._remembered is not None:
+                self._remembered.keep(level.relative, level.status, self._began_ns, *found)
+        names, subfolders = found
+        self.folders += 1
+        if subfolders:  # to be walked in the order of names
+            level.subfolders = sorted(subfolders, reverse=True)
+        if len(self._identities) > 1:  # the root's
+            subfolders += self._absent_mounts(level)
+        if len(names) <= _PORTION:
+            self._compare_one(level, names, subfolders)
+        else:
+            self._compare_in_portions(level, names, subfolders)
+
+    def _names(self, level: _Level) -> Names | None:
+        """What a folder holds, but for what is left out; None: it cannot be read."""
         names: list[bytes] = []
+        subfolders: list[bytes] = []
         may_exclude, recursive = self._root.may_exclude, self._root.recursive
         try:
             # It closes itself at its end, and in 1 µs less than by `with`.
@@ -259,24 +315,11 @@ class Walk:
                     and self._root.excludes(below(level.relative, name), not is_file)
                 ):
                     continue
-                if is_file:
-                    names.append(name)
-                else:
-                    level.subfolders.append(name)
+                (names if is_file else subfolders).append(name)
         except OSError as error:
-            level.subfolders.clear()
             self._is_unreadable(level.relative, error)
-            return
-        self.folders += 1
-        subfolders = [*level.subfolders]
-        if len(self._identities) > 1:  # the root's
-            subfolders += self._absent_mounts(level)
-        if len(names) <= _PORTION:
-            self._compare_one(level, names, subfolders, None, None)
-        else:
-            self._compare_in_portions(level, names, subfolders)
-        if level.subfolders:  # to be walked in the order of names
-            level.subfolders.sort(reverse=True)
+            return None
+        return names, subfolders
 
     def _compare_in_portions(
         self, level: _Level, names: list[bytes], subfolders: list[bytes] | None
@@ -286,7 +329,7 @@ class Walk:
         for start in range(0, len(names), _PORTION):
             end = start + _PORTION
             upto = None if end >= len(names) else names[end - 1]
-            self._compare_one(level, names[start:end], subfolders, after, upto)
+            self._compare_one(level, names[start:end], subfolders, after=after, upto=upto)
             after, subfolders = upto, None
             if self._is_stopped:
                 break
@@ -296,11 +339,19 @@ class Walk:
         level: _Level,
         names: list[bytes],
         subfolders: list[bytes] | None,
-        after: bytes | None,
-        upto: bytes | None,
+        *,
+        after: bytes | None = None,
+        upto: bytes | None = None,
+        relative: bytes | None = None,
+        inside: bytes = b"",
     ) -> None:
-        """Looks at a folder's files and compares them: all of them, or a portion."""
-        relative, tree, folder = level.relative, level.tree, level.descriptor
+        """Looks at a folder's files and compares them: all of them, or a portion.
+
+        `relative` is the folder where that is one in the open one, to which `inside` leads.
+        """
+        tree, folder = level.tree, level.descriptor
+        if relative is None:
+            relative = level.relative
         root = self._root.path
         own = _NO_DEVICE if tree.is_stranger else self._device
         files: dict[bytes, Mark] = {}
@@ -309,7 +360,7 @@ class Walk:
             try:
                 # Not with DirEntry.stat: an entry keeps its result, which for half a million
                 # files in one folder comes to 400 MB.
-                seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                seen = os.stat(inside + name, dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
                 continue
             except OSError as error:

@@ -1,0 +1,190 @@
+"""What a reconcile does not list again: every change is seen that a listing would show."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dropmill.watch import remembered
+from dropmill.watch.remembered import Remembered, can_remember
+from dropmill.watch.scan import Listing, Walk, WatchedRoot
+
+from .polling import eventually
+
+QUIET = 0.05  # seconds; more than the tick of a kernel's clock
+
+
+@pytest.fixture(autouse=True)
+def soon_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered, "_QUIET_NS", int(QUIET * 1e9))
+
+
+class Scanner:
+    """Walks a root, and counts what is listed."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = root
+        self.listed = 0
+        self._root = WatchedRoot(os.fsencode(root), True, lambda relative, is_folder: False)
+        status = root.stat()
+        self._identities = {b"": (status.st_dev, status.st_ino)}
+        self._remembered = Remembered()
+        scandir = os.scandir
+
+        def counted(folder: int) -> object:
+            self.listed += 1
+            return scandir(folder)
+
+        monkeypatch.setattr(os, "scandir", counted)
+
+    def seen(self, *, thorough: bool) -> dict[str, tuple[object, ...]]:
+        """Relative path → mark of every file, and of each folder what it holds."""
+        found: dict[str, tuple[object, ...]] = {}
+
+        def gather(listing: Listing) -> bool:
+            folder = os.path.relpath(listing.folder, self._root.path)
+            found[os.fsdecode(folder)] = tuple(sorted(listing.subfolders or ()))
+            for name, mark in listing.files.items():
+                found[os.path.join(os.fsdecode(folder), os.fsdecode(name))] = mark
+            return True
+
+        kept = self._remembered if thorough is False else Remembered()
+        walk = Walk(self._root, self._identities, gather, lambda: True, kept, thorough=thorough)
+        walk.run(b"")
+        assert walk.complete
+        kept.walked(whole=True)
+        return found
+
+    def learn(self) -> None:
+        """Remembers all that is there, once it was quiet for long enough."""
+        eventually(self._lists_nothing, seconds=10, what="every folder is remembered")
+
+    def _lists_nothing(self) -> bool:
+        self.listed = 0
+        self.seen(thorough=False)
+        return not self.listed
+
+
+@pytest.fixture
+def scanner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scanner:
+    root = tmp_path / "root"
+    for folder in ("", "a", "a/b", "c"):
+        (root / folder).mkdir()
+        (root / folder / "note.txt").write_text(folder)
+    return Scanner(root, monkeypatch)
+
+
+def swap_file_for_a_link(root: Path) -> None:
+    (root / "c/note.txt").unlink()
+    (root / "c/note.txt").symlink_to(root / "a/note.txt")
+
+
+def swap_for_a_link(root: Path) -> None:
+    (root / "c").rename(root.parent / "elsewhere")
+    (root / "c").symlink_to(root.parent / "elsewhere")
+
+
+def swap_for_another(root: Path) -> None:
+    (root / "c").rename(root.parent / "elsewhere")
+    shutil.copytree(root.parent / "elsewhere", root / "c")
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a file comes": lambda root: (root / "c/new.txt").write_text("new"),
+    "a file goes": lambda root: (root / "c/note.txt").unlink(),
+    "a file is renamed": lambda root: (root / "c/note.txt").rename(root / "c/other.txt"),
+    "a file is replaced": lambda root: os.replace(root / "a/note.txt", root / "c/note.txt"),
+    "a file is written in place": lambda root: (root / "c/note.txt").write_text("longer than it"),
+    "a file becomes a link": swap_file_for_a_link,
+    "a folder comes": lambda root: (root / "c/d").mkdir(),
+    "a folder goes": lambda root: shutil.rmtree(root / "c"),
+    "a folder is renamed": lambda root: (root / "a/b").rename(root / "c/b"),
+    "a folder becomes a link": swap_for_a_link,
+    "a folder becomes another": swap_for_another,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_is_seen_without_listing_all_again(
+    scanner: Scanner, change: Callable[[Path], object]
+) -> None:
+    scanner.learn()
+    change(scanner.path)
+    scanner.listed = 0
+    assert scanner.seen(thorough=False) == scanner.seen(thorough=True)
+
+
+def test_a_date_set_back_hides_nothing(scanner: Scanner) -> None:
+    """As rsync and tar do, when they have put the last file into a folder."""
+    scanner.learn()
+    before = (scanner.path / "c").stat()
+    (scanner.path / "c/new.txt").write_text("new")
+    os.utime(scanner.path / "c", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "c/new.txt" in scanner.seen(thorough=False)
+
+
+def test_what_just_changed_is_not_remembered(scanner: Scanner) -> None:
+    """What comes in the same tick of the clock would leave no trace."""
+    scanner.learn()
+    status = (scanner.path / "c").stat()
+    kept = Remembered()
+    kept.keep(b"c", status, status.st_ctime_ns + 1, [b"note.txt"], [])
+    kept.walked(whole=True)
+    assert kept.names_in(b"c", status) is None
+    kept.keep(b"c", status, time.time_ns(), [b"note.txt"], [])
+    kept.walked(whole=True)
+    assert kept.names_in(b"c", status) == ([b"note.txt"], [])
+
+
+def test_a_large_folder_is_listed_again(scanner: Scanner) -> None:
+    scanner.learn()
+    status = (scanner.path / "c").stat()
+    kept = Remembered()
+    kept.keep(b"c", status, time.time_ns(), [b"%d" % number for number in range(10_000)], [])
+    kept.walked(whole=True)
+    assert kept.names_in(b"c", status) is None
+
+
+def test_a_folder_that_is_gone_is_forgotten(scanner: Scanner) -> None:
+    scanner.learn()
+    status = (scanner.path / "c").stat()
+    kept = Remembered()
+    kept.keep(b"c", status, time.time_ns(), [], [b"sub"])
+    kept.walked(whole=True)
+    kept.walked(whole=False)  # one that did not come by there
+    assert kept.names_in(b"c", status) == ([], [b"sub"])
+    kept.walked(whole=True)
+    kept.walked(whole=True)
+    assert kept.names_in(b"c", status) is None
+
+
+def test_any_changes_are_seen(scanner: Scanner) -> None:
+    chance = random.Random(7)
+    for turn in range(60):
+        if not turn % 4:
+            scanner.learn()
+        folders = [scanner.path, *(each for each in scanner.path.rglob("*") if each.is_dir())]
+        folder = chance.choice(folders)
+        inside = sorted(folder.iterdir())
+        what = chance.randrange(4)
+        if what == 0 or not inside:
+            (folder / f"file-{turn}").write_text("x" * chance.randrange(9))
+        elif what == 1:
+            (folder / f"folder-{turn}").mkdir()
+        elif what == 2 and len(folders) > 2:
+            chosen = chance.choice(inside)
+            shutil.rmtree(chosen) if chosen.is_dir() else chosen.unlink()
+        else:
+            chance.choice(inside).rename(scanner.path / f"moved-{turn}")
+        assert scanner.seen(thorough=False) == scanner.seen(thorough=True), f"turn {turn}"
+
+
+def test_only_file_systems_of_this_machine_are_trusted() -> None:
+    assert can_remember(b"ext4")
+    assert not any(map(can_remember, (b"nfs4", b"fuse.sshfs", b"vfat", b"9p", b"")))
