@@ -9,7 +9,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T], *, seconds: float = 20, what: str = "condition") -> T:
+def eventually(
+    condition: Callable[[], T],
+    *,
+    seconds: float = 20,
+    what: str = "condition",
+    every: float = 0.01,
+) -> T:
     """What `condition` gives as soon as that is true; fails the test when the deadline passes."""
     deadline = time.monotonic() + seconds
     while True:
@@ -18,4 +24,4 @@ def eventually(condition: Callable[[], T], *, seconds: float = 20, what: str = "
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {seconds} s (last seen: {value!r})")
-        time.sleep(0.01)
+        time.sleep(every)

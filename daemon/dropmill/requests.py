@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import __version__
@@ -74,10 +74,10 @@ class Requests:
                 "limit": self._mill.watch.watches_limit(),
             },
             "overflows": max(root.overflows for root in roots),
-            "problems": self._problems(),
+            "problems": self._problems(roots),
         }
 
-    def _problems(self) -> list[dict[str, str]]:
+    def _problems(self, roots: Iterable[RootStatus]) -> list[dict[str, str]]:
         problems = []
         refused = self._refused()
         if refused is not None:
@@ -93,7 +93,7 @@ class Requests:
             problems.append(weak._asdict())
         problems += [
             _root_problem(root)
-            for root in self._mill.watch.status()
+            for root in roots
             if root.state in ("offline", "degraded")
         ]
         return problems

@@ -86,7 +86,8 @@ class Service(Place):
     def begin(self, seconds: float = 600) -> None:
         """Starts the service and waits until it is ready."""
         self.launch()
-        eventually(self.is_ready, seconds=seconds, what="the service is ready")
+        # Each answer costs it a millisecond or two.
+        eventually(self.is_ready, seconds=seconds, what="the service is ready", every=0.05)
 
     @property
     def pid(self) -> int:
