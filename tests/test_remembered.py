@@ -164,6 +164,28 @@ def test_a_folder_that_is_gone_is_forgotten(scanner: Scanner) -> None:
     assert kept.names_in(b"c", status) is None
 
 
+def test_a_folder_on_another_disk_is_listed_every_time(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is mounted below a root may be no file system of this machine."""
+    mounted, stat, fstat = (scanner.path / "c").stat().st_ino, os.stat, os.fstat
+
+    def elsewhere(found: os.stat_result) -> os.stat_result:
+        if found.st_ino != mounted:
+            return found
+        fields = list(found)
+        fields[2] += 1  # st_dev
+        return os.stat_result(fields, {"st_ctime_ns": found.st_ctime_ns})
+
+    scanner.learn()
+    monkeypatch.setattr(os, "stat", lambda *where, **how: elsewhere(stat(*where, **how)))
+    monkeypatch.setattr(os, "fstat", lambda descriptor: elsewhere(fstat(descriptor)))
+    for _ in range(3):
+        scanner.listed = 0
+        scanner.seen(thorough=False)
+        assert scanner.listed
+
+
 def test_any_changes_are_seen(scanner: Scanner) -> None:
     chance = random.Random(7)
     for turn in range(60):

@@ -91,11 +91,7 @@ class Requests:
         weak = weakness()
         if weak is not None:
             problems.append(weak._asdict())
-        problems += [
-            _root_problem(root)
-            for root in roots
-            if root.state in ("offline", "degraded")
-        ]
+        problems += [_root_problem(root) for root in roots if root.state in ("offline", "degraded")]
         return problems
 
     def _pause(self, request: Request) -> None:

@@ -251,7 +251,7 @@ class Walk:
         return tree
 
     # What follows is done for every folder or every file of a scan over what did not change: so
-    # it makes few calls and few objects, at the price of two long functions.
+    # it makes few calls and few objects, at the price of long functions.
 
     def _look_into(self, parent: _Level, name: bytes) -> bool:
         """Compares a folder that did not change and holds no other, without opening it.
@@ -274,12 +274,14 @@ class Walk:
 
     def _list(self, level: _Level) -> None:
         """Compares one folder, and leaves its subfolders in `level`."""
-        found = self._recalled.names_in(level.relative, level.status) if self._recalled else None
+        found, is_of_the_root = None, level.device == self._device  # of a mount we know nothing
+        if self._recalled is not None and is_of_the_root:
+            found = self._recalled.names_in(level.relative, level.status)
         if found is None:
             found = self._names(level)
             if found is None:
                 return
-            if self._remembered is not None:
+            if self._remembered is not None and is_of_the_root:
                 self._remembered.keep(level.relative, level.status, self._began_ns, *found)
         names, subfolders = found
         self.folders += 1
