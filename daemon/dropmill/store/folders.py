@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import apsw
@@ -11,6 +13,9 @@ _MOST_AHEAD = 1_000  # about 0.5 MB
 _CACHE = 256  # KiB; nothing is read twice on the way through the ledger
 
 _MARK = "f.name, f.inode, f.size, f.mtime_ns, f.ctime_ns, f.device"
+
+_ONE_NAME, _ONE_MARK = itemgetter(0), itemgetter(1, 2, 3, 4, 5)
+_AHEAD_NAME, _AHEAD_MARK = itemgetter(2), itemgetter(3, 4, 5, 6, 7)
 
 AHEAD = f"""SELECT d.id, d.path, {_MARK}
     FROM folders d CROSS JOIN files f ON f.folder = d.id
@@ -83,8 +88,8 @@ class FolderReader:
         """
         bounds = (after,) if upto is None else (after, upto)
         sql = _ONE if upto is None else _ONE + " AND f.name <= ?"
-        found = self._connection.execute(sql, (folder, *bounds))
-        return {row[0]: row[1:] for row in found}
+        rows: list[Any] = self._connection.execute(sql, (folder, *bounds)).fetchall()
+        return _marks(rows, _ONE_NAME, _ONE_MARK)
 
     def folders_below(self, top: bytes) -> list[tuple[int, bytes]]:
         """Every folder at or below `top` that the ledger has files in: its number and path."""
@@ -105,6 +110,8 @@ def _bounds(top: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def _by_folder(rows: list[Any]) -> dict[bytes, KnownFolder]:
+    if rows and rows[0][0] == rows[-1][0]:
+        return {rows[0][1]: (rows[0][0], _marks(rows, _AHEAD_NAME, _AHEAD_MARK))}
     found: dict[bytes, KnownFolder] = {}
     number, files = _UNKNOWN
     for row in rows:
@@ -113,3 +120,10 @@ def _by_folder(rows: list[Any]) -> dict[bytes, KnownFolder]:
             found[row[1]] = number, files
         files[row[2]] = row[3:]
     return found
+
+
+def _marks(
+    rows: list[Any], name: Callable[[Any], bytes], mark: Callable[[Any], tuple[int, ...]]
+) -> Marks:
+    """Those of one folder's rows: of many, in two thirds of the time of a loop."""
+    return dict(zip(map(name, rows), map(mark, rows), strict=True))
