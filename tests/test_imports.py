@@ -130,6 +130,7 @@ ALLOWED: dict[str, set[str]] = {
     "heap": set(),
     "index": {"durable", "errors", "store.schema"},
     "index.reading": {"errors", "index"},
+    "fingerprint": set(),
     "fitting": {"config.settings", "rules", "store.ledger", "watch", "worker"},
     "guard": {"blame", "job", "slots", "worker_handle"},
     "intake": {
@@ -143,7 +144,7 @@ ALLOWED: dict[str, set[str]] = {
         "store.schema",
         "watch.scan",
     },
-    "job": set(),
+    "job": {"fingerprint"},
     "keywords": {
         "index",
         "index.reading",
@@ -250,7 +251,7 @@ ALLOWED: dict[str, set[str]] = {
     "search.pin": {"errors", "index"},
     "settle": {"job"},
     "slots": set(),
-    "source": {"job"},
+    "source": {"fingerprint"},
     "spawning": {"fork_server", "worker", "worker_handle"},
     "staging": {"durable", "errors"},
     "store": set(),

@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from .fingerprint import Fingerprint as Fingerprint
+
 
 class State(enum.IntEnum):
     """Where a file stands in the ledger."""
@@ -43,16 +45,6 @@ class Lane(enum.IntEnum):
     FRESH = 0
     BACKLOG = 1
     LARGE = 2
-
-
-class Fingerprint(NamedTuple):
-    """Equal means "nothing to do"."""
-
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    device: int
 
 
 class Take(NamedTuple):

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 
-from .job import Fingerprint
+from .fingerprint import Fingerprint
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY

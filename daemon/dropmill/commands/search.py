@@ -123,7 +123,7 @@ def _read_numbers(found: Arguments) -> None:
 def search(arguments: Arguments) -> int:
     """Prints the hits; gives 0 when there are any, else 1. Raises UsageError for a bad query."""
     style = _style(arguments)
-    state_folder = os.fsencode(config.state_folder(config.find(arguments["config_file"])))
+    state_folder = os.fsencode(config.state_of(config.located(arguments["config_file"])))
     if arguments["sync"]:
         _sync(state_folder)
     from .. import search as engine
