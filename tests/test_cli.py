@@ -700,12 +700,25 @@ def imported_by(place: Place, *arguments: str) -> set[str]:
     return set(done.stderr.split())
 
 
-def test_search_loads_neither_click_nor_rich_nor_pydantic_nor_yaml(place: Place) -> None:
+@pytest.mark.parametrize("before", [(), ("--config", "dropmill.yaml")], ids=["found", "named"])
+def test_search_loads_neither_click_nor_rich_nor_pydantic_nor_yaml(
+    place: Place, before: tuple[str, ...]
+) -> None:
     with place.made():
         pass
-    loaded = imported_by(place, "search", "word", "-m5", "--under", "inbox")
+    loaded = imported_by(place, *before, "search", "word", "-m5", "--under", "inbox")
     assert "dropmill.search" in loaded
     assert not loaded & {"click", "rich", "pydantic", "yaml", "argparse", "watchdog", "PIL"}
+    assert not loaded & {"pathlib", "json", "dropmill.job"}  # a third of its imports, once
+
+
+def test_of_two_configurations_search_takes_the_one_given_last(place: Place) -> None:
+    with place.made():
+        pass
+    right, wrong = str(place.config), str(place.folder / "none.yaml")
+    assert place.run("--config", right, "search", "needle") == (1, "", "")
+    assert place.run("--config", wrong, "search", "needle", "--config", right) == (1, "", "")
+    assert "none.yaml: no such file" in place.run("--config", wrong, "search", "needle")[2]
 
 
 def test_questions_load_neither_rich_nor_the_service(place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import random
 import shutil
 import time
@@ -13,10 +14,12 @@ import pytest
 
 from dropmill.watch import remembered
 from dropmill.watch.remembered import Remembered, can_remember
+from dropmill.watch.roots import RootThread, ScanDone, filesystem_of
 from dropmill.watch.scan import Listing, Walk, WatchedRoot
 
 from .polling import eventually
 
+FOLDERS = 4  # that a scanner's root has, with itself
 QUIET = 0.05  # seconds; more than the tick of a kernel's clock
 
 
@@ -54,7 +57,7 @@ class Scanner:
                 found[os.path.join(os.fsdecode(folder), os.fsdecode(name))] = mark
             return True
 
-        kept = self._remembered if thorough is False else Remembered()
+        kept = Remembered() if thorough else self._remembered
         walk = Walk(self._root, self._identities, gather, lambda: True, kept, thorough=thorough)
         walk.run(b"")
         assert walk.complete
@@ -210,3 +213,34 @@ def test_any_changes_are_seen(scanner: Scanner) -> None:
 def test_only_file_systems_of_this_machine_are_trusted() -> None:
     assert can_remember(b"ext4")
     assert not any(map(can_remember, (b"nfs4", b"fuse.sshfs", b"vfat", b"9p", b"")))
+
+
+def test_only_a_routine_scan_trusts_what_it_remembers(scanner: Scanner) -> None:
+    """One that is asked for, or waits together with one that is, lists everything."""
+    done: queue.Queue[object] = queue.Queue()
+    root = WatchedRoot(os.fsencode(scanner.path), True, lambda relative, is_folder: False)
+    thread = RootThread(root, lambda listing: True, done.put)
+    if not can_remember(filesystem_of(os.path.realpath(root.path))):
+        pytest.skip("the file system is none that is trusted")
+
+    def listed(*, routine: bool) -> int:
+        scanner.listed = 0
+        thread.request(b"", 1, routine=routine)
+        while not isinstance(done.get(timeout=20), ScanDone):
+            pass
+        return scanner.listed
+
+    thread.start()
+    try:
+        eventually(lambda: listed(routine=True) == 0, seconds=10, what="all is remembered")
+        assert listed(routine=False) == FOLDERS
+        assert listed(routine=True) == 0
+    finally:
+        thread.stop()
+        thread.join(20)
+    thread.request(b"", 2, routine=True)
+    thread.request(b"", 3)  # while that one waits
+    thread._should_stop = False
+    scanner.listed = 0
+    thread._scan(b"", thread._waiting.pop(b""))
+    assert scanner.listed == FOLDERS

@@ -30,12 +30,15 @@ def main() -> NoReturn:
 
 
 def _answer(arguments: list[str]) -> int:
-    if arguments[:1] == ["search"] and "_DROPMILL_COMPLETE" not in os.environ:
+    given, command = None, arguments
+    if arguments[:1] == ["--config"] and len(arguments) > 2:
+        given, command = arguments[1], arguments[2:]
+    if command[:1] == ["search"] and "_DROPMILL_COMPLETE" not in os.environ:
         from .commands import search
 
-        plain = search.parse(arguments[1:])
+        plain = search.parse(command[1:])
         if plain is not None:
-            return search.search(plain)
+            return search.search({**plain, "config_file": plain["config_file"] or given})
     from .cli import answer
 
     return answer(arguments)
