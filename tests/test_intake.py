@@ -17,7 +17,9 @@ from dropmill.job import Kind, Lane, State
 from dropmill.rules import Rules
 from dropmill.source import fingerprint
 from dropmill.store.schema import FILE_NAME
-from dropmill.watch.scan import Listing
+from dropmill.watch import remembered
+from dropmill.watch.remembered import Remembered
+from dropmill.watch.scan import Compared, Listing, Reference, Walk, WatchedRoot
 
 from .ledgers import MadeState
 from .polling import eventually
@@ -68,7 +70,7 @@ class Watched:
                 if entry.is_file(follow_symlinks=False)
             }
         listing = Listing(self.root, folder, files, None, complete, None, None, False, device, walk)
-        return self.intake.compare(listing)
+        return self.intake.compare(listing).any_known
 
     def state_of(self, path: bytes) -> State | None:
         file = self.state.ledger.find(path)
@@ -236,6 +238,77 @@ def test_a_whole_scan_does_not_ask_again_for_folders_that_it_met(
     assert asked == [watched.root + b"/e"]
     watched.intake.check_folders_below(watched.root, walk=8)
     assert asked[1:] == [watched.root + b"/d", watched.root + b"/e"]
+
+
+class Reconciled:
+    """A watched folder that is scanned as a routine, by walks that remember the last."""
+
+    def __init__(self, watched: Watched) -> None:
+        self._watched = watched
+        self._kept = Remembered()
+        self._compared: list[bytes] = []
+
+    def scan(self) -> list[bytes]:
+        """Which folders were compared with the ledger."""
+        watched, intake = self._watched, self._watched.intake
+        self._compared = []
+        root = WatchedRoot(watched.root, True, lambda relative, is_folder: False)
+        status = os.stat(watched.root)
+        identities = {b"": (status.st_dev, status.st_ino)}
+        reference = Reference(self._compare, intake.met, intake.revision)
+        walk = Walk(root, identities, reference, lambda: True, self._kept, thorough=False)
+        walk.run(b"")
+        self._kept.walked(whole=walk.complete, revision=walk.revision)
+        intake.check_folders_below(watched.root, walk.number)
+        intake.admit()
+        return self._compared
+
+    def _compare(self, listing: Listing) -> Compared:
+        self._compared.append(listing.folder)
+        return self._watched.intake.compare(listing)
+
+
+@pytest.fixture
+def reconciled(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> Reconciled:
+    """All that is there is known to be the same."""
+    monkeypatch.setattr(remembered, "_QUIET_NS", 50_000_000)
+    for name in (b"a.txt", b"d/a.txt", b"e/a.txt", b"e/of-no-kind"):
+        watched.write(name, age=60)
+    reconciled = Reconciled(watched)
+    eventually(lambda: not reconciled.scan(), seconds=10, what="all is known to be the same")
+    return reconciled
+
+
+def test_what_was_written_to_the_ledger_is_compared_again(
+    watched: Watched, reconciled: Reconciled
+) -> None:
+    path = watched.root + b"/d/a.txt"
+    assert watched.state_of(path) is State.QUEUED
+    watched.state.ledger.absence.mark_gone([path])
+    assert len(reconciled.scan()) == 3
+    assert watched.state_of(path) is State.QUEUED
+    reconciled.scan()
+    assert reconciled.scan() == []
+
+
+def test_a_change_is_compared_though_nothing_was_written(
+    watched: Watched, reconciled: Reconciled
+) -> None:
+    path = watched.write(b"d/a.txt", b"more words\n", age=60)
+    row = watched.state.ledger.row(watched.state.ledger.find(path) or 0)
+    assert reconciled.scan() == [watched.root + b"/d"]
+    again = watched.state.ledger.row(watched.state.ledger.find(path) or 0)
+    assert row is not None and again is not None
+    assert (row.fingerprint.size, again.fingerprint.size) == (6, 11)
+
+
+def test_a_folder_that_goes_unnoticed_is_gone_where_the_others_are_the_same(
+    watched: Watched, reconciled: Reconciled
+) -> None:
+    shutil.rmtree(watched.root + b"/d")
+    assert reconciled.scan() == [watched.root]  # it holds a folder less
+    states = [watched.state_of(watched.root + name) for name in (b"/d/a.txt", b"/e/a.txt")]
+    assert states == [State.GONE, State.QUEUED]
 
 
 # ---- links -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a reconcile does not list again: every change is seen that a listing would show."""
+"""What a reconcile neither lists nor compares again: every change is seen that this would show."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from dropmill.watch import remembered
-from dropmill.watch.remembered import Remembered, can_remember
+from dropmill.watch.remembered import Held, Remembered, can_remember
 from dropmill.watch.roots import RootThread, ScanDone, filesystem_of
-from dropmill.watch.scan import Listing, Walk, WatchedRoot
+from dropmill.watch.scan import Compared, Listing, Reference, Walk, WatchedRoot
 
 from .polling import eventually
 
@@ -36,7 +36,7 @@ class Scanner:
         self.listed = 0
         self._root = WatchedRoot(os.fsencode(root), True, lambda relative, is_folder: False)
         status = root.stat()
-        self._identities = {b"": (status.st_dev, status.st_ino)}
+        self.identities = {b"": (status.st_dev, status.st_ino)}
         self._remembered = Remembered()
         scandir = os.scandir
 
@@ -50,19 +50,23 @@ class Scanner:
         """Relative path → mark of every file, and of each folder what it holds."""
         found: dict[str, tuple[object, ...]] = {}
 
-        def gather(listing: Listing) -> bool:
+        def gather(listing: Listing) -> Compared:
             folder = os.path.relpath(listing.folder, self._root.path)
             found[os.fsdecode(folder)] = tuple(sorted(listing.subfolders or ()))
             for name, mark in listing.files.items():
                 found[os.path.join(os.fsdecode(folder), os.fsdecode(name))] = mark
-            return True
+            return Compared(any_known=True)
 
         kept = Remembered() if thorough else self._remembered
-        walk = Walk(self._root, self._identities, gather, lambda: True, kept, thorough=thorough)
+        self.walk(Reference(gather), kept, thorough=thorough)
+        return found
+
+    def walk(self, reference: Reference, kept: Remembered, *, thorough: bool) -> Walk:
+        walk = Walk(self._root, self.identities, reference, lambda: True, kept, thorough=thorough)
         walk.run(b"")
         assert walk.complete
-        kept.walked(whole=True)
-        return found
+        kept.walked(whole=True, revision=walk.revision)
+        return walk
 
     def learn(self) -> None:
         """Remembers all that is there, once it was quiet for long enough."""
@@ -137,34 +141,34 @@ def test_what_just_changed_is_not_remembered(scanner: Scanner) -> None:
     scanner.learn()
     status = (scanner.path / "c").stat()
     kept = Remembered()
-    kept.keep(b"c", status, status.st_ctime_ns + 1, [b"note.txt"], [])
+    kept.keep(b"c", status, status.st_ctime_ns + 1, Held([b"note.txt"], []))
     kept.walked(whole=True)
-    assert kept.names_in(b"c", status) is None
-    kept.keep(b"c", status, time.time_ns(), [b"note.txt"], [])
+    assert kept.recall(b"c", status) is None
+    kept.keep(b"c", status, time.time_ns(), Held([b"note.txt"], []))
     kept.walked(whole=True)
-    assert kept.names_in(b"c", status) == ([b"note.txt"], [])
+    assert kept.recall(b"c", status) == Held([b"note.txt"], [])
 
 
 def test_a_large_folder_is_listed_again(scanner: Scanner) -> None:
     scanner.learn()
     status = (scanner.path / "c").stat()
     kept = Remembered()
-    kept.keep(b"c", status, time.time_ns(), [b"%d" % number for number in range(10_000)], [])
+    kept.keep(b"c", status, time.time_ns(), Held([b"%d" % number for number in range(10_000)], []))
     kept.walked(whole=True)
-    assert kept.names_in(b"c", status) is None
+    assert kept.recall(b"c", status) is None
 
 
 def test_a_folder_that_is_gone_is_forgotten(scanner: Scanner) -> None:
     scanner.learn()
     status = (scanner.path / "c").stat()
     kept = Remembered()
-    kept.keep(b"c", status, time.time_ns(), [], [b"sub"])
+    kept.keep(b"c", status, time.time_ns(), Held([], [b"sub"]))
     kept.walked(whole=True)
     kept.walked(whole=False)  # one that did not come by there
-    assert kept.names_in(b"c", status) == ([], [b"sub"])
+    assert kept.recall(b"c", status) == Held([], [b"sub"])
     kept.walked(whole=True)
     kept.walked(whole=True)
-    assert kept.names_in(b"c", status) is None
+    assert kept.recall(b"c", status) is None
 
 
 def test_a_folder_on_another_disk_is_listed_every_time(
@@ -189,24 +193,28 @@ def test_a_folder_on_another_disk_is_listed_every_time(
         assert scanner.listed
 
 
+def change_anything(root: Path, chance: random.Random, turn: int) -> None:
+    folders = [root, *(each for each in root.rglob("*") if each.is_dir())]
+    folder = chance.choice(folders)
+    inside = sorted(folder.iterdir())
+    what = chance.randrange(4)
+    if what == 0 or not inside:
+        (folder / f"file-{turn}").write_text("x" * chance.randrange(9))
+    elif what == 1:
+        (folder / f"folder-{turn}").mkdir()
+    elif what == 2 and len(folders) > 2:
+        chosen = chance.choice(inside)
+        shutil.rmtree(chosen) if chosen.is_dir() else chosen.unlink()
+    else:
+        chance.choice(inside).rename(root / f"moved-{turn}")
+
+
 def test_any_changes_are_seen(scanner: Scanner) -> None:
     chance = random.Random(7)
     for turn in range(60):
         if not turn % 4:
             scanner.learn()
-        folders = [scanner.path, *(each for each in scanner.path.rglob("*") if each.is_dir())]
-        folder = chance.choice(folders)
-        inside = sorted(folder.iterdir())
-        what = chance.randrange(4)
-        if what == 0 or not inside:
-            (folder / f"file-{turn}").write_text("x" * chance.randrange(9))
-        elif what == 1:
-            (folder / f"folder-{turn}").mkdir()
-        elif what == 2 and len(folders) > 2:
-            chosen = chance.choice(inside)
-            shutil.rmtree(chosen) if chosen.is_dir() else chosen.unlink()
-        else:
-            chance.choice(inside).rename(scanner.path / f"moved-{turn}")
+        change_anything(scanner.path, chance, turn)
         assert scanner.seen(thorough=False) == scanner.seen(thorough=True), f"turn {turn}"
 
 
@@ -219,7 +227,7 @@ def test_only_a_routine_scan_trusts_what_it_remembers(scanner: Scanner) -> None:
     """One that is asked for, or waits together with one that is, lists everything."""
     done: queue.Queue[object] = queue.Queue()
     root = WatchedRoot(os.fsencode(scanner.path), True, lambda relative, is_folder: False)
-    thread = RootThread(root, lambda listing: True, done.put)
+    thread = RootThread(root, Reference(lambda listing: Compared(any_known=True)), done.put)
     if not can_remember(filesystem_of(os.path.realpath(root.path))):
         pytest.skip("the file system is none that is trusted")
 
@@ -244,3 +252,147 @@ def test_only_a_routine_scan_trusts_what_it_remembers(scanner: Scanner) -> None:
     scanner.listed = 0
     thread._scan(b"", thread._waiting.pop(b""))
     assert scanner.listed == FOLDERS
+
+
+class Books:
+    """A reference in memory: what was last taken in of each folder, and who asked about it."""
+
+    def __init__(self, scanner: Scanner) -> None:
+        self._scanner = scanner
+        self._kept = Remembered()
+        self._numbers: dict[bytes, int] = {}
+        self.files: dict[bytes, dict[bytes, object]] = {}
+        self.written = 1
+
+    def take_in(self) -> None:
+        """Writes down all that is there."""
+        found, _ = self.scan(Remembered(), thorough=True)
+        self.files.update(found)
+        self.written += 1
+
+    def scan(
+        self, kept: Remembered | None = None, *, thorough: bool = False
+    ) -> tuple[dict[bytes, dict[bytes, object]], set[bytes]]:
+        """Which folders differ from what is written, with their files; which were come to."""
+        differing: dict[bytes, dict[bytes, object]] = {}
+        met: set[int] = set()
+        self.asked = 0
+
+        def compare(listing: Listing) -> Compared:
+            self.asked += 1
+            number = self._numbers.setdefault(listing.folder, len(self._numbers))
+            met.add(number)
+            files: dict[bytes, object] = dict(listing.files)
+            if files == self.files.get(listing.folder, {}):
+                return Compared(bool(files), number)
+            differing[listing.folder] = files
+            return Compared(any_known=True)
+
+        reference = Reference(compare, lambda same, walk: met.update(same), lambda: self.written)
+        self._scanner.walk(reference, kept or self._kept, thorough=thorough)
+        folders = list(self._numbers)
+        return differing, {folders[number] for number in met}
+
+    def learn(self) -> None:
+        """Scans until nothing is compared any more."""
+
+        def asks_nothing() -> bool:
+            self.scan()
+            return not self.asked
+
+        eventually(asks_nothing, seconds=10, what="every folder is known to be the same")
+
+    def shows_all(self) -> bool:
+        """Whether a routine scan finds what a thorough one does."""
+        return self.scan() == self.scan(Remembered(), thorough=True)
+
+
+@pytest.fixture
+def books(scanner: Scanner) -> Books:
+    books = Books(scanner)
+    books.take_in()
+    return books
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_change_is_seen_without_comparing_all_again(
+    books: Books, scanner: Scanner, change: Callable[[Path], object]
+) -> None:
+    books.learn()
+    change(scanner.path)
+    assert books.shows_all()
+    assert books.shows_all()  # the next time too
+
+
+def test_any_changes_are_seen_without_comparing_all_again(books: Books, scanner: Scanner) -> None:
+    """Whether or not they were taken in between."""
+    chance = random.Random(11)
+    for turn in range(60):
+        if chance.randrange(3):
+            books.take_in()
+            if not chance.randrange(3):
+                books.learn()
+        change_anything(scanner.path, chance, turn)
+        assert books.shows_all(), f"turn {turn}"
+
+
+def test_all_is_compared_again_when_the_reference_was_written_to(books: Books) -> None:
+    books.learn()
+    folder = next(iter(books.files))
+    del books.files[folder]
+    books.written += 1
+    differing, _ = books.scan()
+    assert list(differing) == [folder]
+    assert books.asked == FOLDERS
+    differing, _ = books.scan()  # which differs still, and it alone is asked about
+    assert list(differing) == [folder]
+    assert books.asked == 1
+
+
+def test_what_differed_is_not_taken_for_the_same_when_it_was_written_to(books: Books) -> None:
+    """Not even where the files are what they once were when they were the same."""
+    books.learn()
+    folder, files = next(iter(books.files.items()))
+    books.files[folder] = {}
+    books.written += 1
+    books.scan()
+    books.scan()
+    books.files[folder] = {b"another": 1}
+    differing, _ = books.scan()
+    assert list(differing) == [folder]
+    books.files[folder] = files
+    books.written += 1
+    assert books.scan()[0] == {}
+
+
+def test_a_scan_of_one_folder_says_nothing_of_the_others(scanner: Scanner) -> None:
+    """What it compared was compared with what is written by now, the others were not."""
+    status = {name: (scanner.path / name).stat() for name in ("a", "c")}
+    kept = Remembered()
+    for name, each in status.items():
+        kept.keep(name.encode(), each, time.time_ns() + 10**9, Held([b"note.txt"], []))
+        kept.compared(name.encode(), same=1, marks=())
+    kept.walked(whole=True, revision="first")
+
+    def same_in(name: str, revision: str) -> int | None:
+        kept.compared_with(revision)
+        held = kept.recall(name.encode(), status[name])
+        assert held is not None
+        return held.same
+
+    assert same_in("a", "first") == 1
+    kept.walked(whole=False, revision="first")
+    assert same_in("a", "second") is None
+    kept.compared(b"a", same=1, marks=())
+    kept.walked(whole=False, revision="second")
+    assert same_in("c", "second") is None
+
+
+def test_nothing_in_the_place_of_the_root_is_taken_for_the_same(
+    books: Books, scanner: Scanner
+) -> None:
+    books.learn()
+    device, inode = scanner.identities[b""]
+    scanner.identities[b""] = device, inode + 1
+    books.scan()
+    assert books.asked == FOLDERS  # and once more, when it was adopted, nothing

@@ -24,10 +24,12 @@ from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, Mask, W
 
 from dropmill import watch
 from dropmill.watch import (
+    Compared,
     Echo,
     FolderNoticed,
     Listing,
     Noticed,
+    Reference,
     RootLost,
     RootReturned,
     RootStatus,
@@ -61,12 +63,13 @@ class Lab:
         self.known: set[bytes] = set()
         self.compare: Callable[[Listing], None] = lambda listing: None
         self.ticked = 0.0
-        self.watch = Watch(roots, self._compare, lambda: None, cookies)
+        self.watch = Watch(roots, Reference(self._compare), lambda: None, cookies)
 
-    def _compare(self, listing: Listing) -> bool:
+    def _compare(self, listing: Listing) -> Compared:
         self.listings.append(listing)
         self.compare(listing)
-        return any(listing.folder + b"/" + name in self.known for name in listing.files)
+        known = any(listing.folder + b"/" + name in self.known for name in listing.files)
+        return Compared(known)
 
     def pump(self) -> list[watch.Event]:
         new = self.watch.drain()
@@ -897,7 +900,10 @@ def test_a_scan_does_not_go_through_a_link(lab: Lab, root: bytes, place: bytes) 
 def test_every_root_is_reconciled_now_and_then(root: bytes, watching: Callable[..., Lab]) -> None:
     lab = Lab()
     lab.watch = Watch(
-        [WatchedRoot(root, True, hidden)], lab._compare, lambda: None, reconcile_every=0.3
+        [WatchedRoot(root, True, hidden)],
+        Reference(lab._compare),
+        lambda: None,
+        reconcile_every=0.3,
     )
     lab.start()
     lab.until(lambda: len(lab.of(ScanDone)) >= 3, "three scans")

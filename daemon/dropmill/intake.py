@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from .job import Fingerprint, Kind, Lane
@@ -24,7 +24,7 @@ from .source import Beneath, NotRegular, fingerprint, has_writer, is_absent, loo
 from .store.folders import FolderReader
 from .store.ledger import Admission, Ledger
 from .store.schema import open_for_reading
-from .watch.scan import Listing
+from .watch.scan import Compared, Listing
 
 _BATCH = 2_000  # admissions a transaction
 _NO_DEVICE = -1  # of any file
@@ -164,14 +164,15 @@ class Intake:
 
     # ---- scans (in their threads) ------------------------------------------------------------
 
-    def compare(self, listing: Listing) -> bool:
-        """Compares a folder with the ledger; gives whether any of its files was known.
+    def compare(self, listing: Listing) -> Compared:
+        """Compares a folder with the ledger.
 
         Waits while the main loop has many findings to work off.
         """
-        files, known, stranger = listing.files, self._known(listing), listing.stranger
+        stranger, files = listing.stranger, listing.files
+        number, known = self._known(listing)
         if files == known and not stranger:
-            return bool(files) or self._is_unknown_root(listing)
+            return Compared(bool(files) or self._is_unknown_root(listing), number)
         settled: list[Admission] = []
         unsettled: list[tuple[bytes, Fingerprint]] = []
         found, any_known = 0, False
@@ -187,21 +188,32 @@ class Intake:
         if settled or unsettled or gone:
             self._findings.put(_Finding(listing.root, settled, unsettled, gone))
             self._wake()
-        return any_known or self._is_unknown_root(listing)
+            number = None
+        return Compared(any_known or self._is_unknown_root(listing), number)
 
-    def _known(self, listing: Listing) -> dict[bytes, tuple[int, ...]]:
-        """What the ledger knows of a listed folder, or of the portion that is listed of it."""
+    def _known(self, listing: Listing) -> tuple[int | None, dict[bytes, tuple[int, ...]]]:
+        """What the ledger knows of a listed folder, and its number there; or of the portion that
+        is listed of it."""
         _, folder, _, _, _, after, upto, _, _, walk = listing
         reader = self._reader()
         if after is not None or upto is not None:
-            return reader.known(folder, after or b"", upto)
+            return None, reader.known(folder, after or b"", upto)
         number, files = reader.met(folder, walk)
-        try:
-            self._met[number] = walk
-        except IndexError:
-            self._met.frombytes(bytes(self._met.itemsize * (number + 1_000)))
-            self._met[number] = walk
-        return files
+        self.met((number,), walk)
+        return number, files
+
+    def met(self, folders: Iterable[int], walk: int) -> None:
+        """A walk came to the folders of these numbers in the ledger."""
+        for number in folders:
+            try:
+                self._met[number] = walk
+            except IndexError:
+                self._met.frombytes(bytes(self._met.itemsize * (number + 1_000)))
+                self._met[number] = walk
+
+    def revision(self) -> int:
+        """Another one than the last if anyone wrote to the ledger meanwhile."""
+        return self._reader().revision()
 
     def _differs(
         self,

@@ -93,7 +93,7 @@ class Mill:
         self.intake = Intake(self._state_folder, self._rules, self.ledger, self._wake)
         self.watch = watch.Watch(
             [watched(root, self.ledger) for root in self._config.watch],
-            self.intake.compare,
+            watch.Reference(self.intake.compare, self.intake.met, self.intake.revision),
             self._wake,
             self._cookies,
             self._config.reconcile_every,

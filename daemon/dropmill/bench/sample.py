@@ -13,7 +13,7 @@ from ..processors.text import RANGE
 from ..rules import Rules
 from ..source import Beneath
 from ..store.ledger import Admission
-from ..watch.scan import Listing, Walk, WatchedRoot
+from ..watch.scan import Compared, Listing, Reference, Walk, WatchedRoot
 from .lap import Progress
 
 # What one process takes in, roughly, on a machine of these years: only to choose how many files.
@@ -40,18 +40,19 @@ def find(config: Config, progress: Progress) -> Found:
     path = os.fsencode(root.path)
     files: list[Admission] = []
 
-    def gather(listing: Listing) -> bool:
+    def gather(listing: Listing) -> Compared:
         for name, mark in listing.files.items():
             kind = rules.kind(name)
             if kind is not None:
                 files.append(_admission(listing.folder, name, Fingerprint(*mark), kind))
         progress(len(files), 0, "looking for files")
-        return True
+        return Compared(any_known=True)
 
     def excludes(relative: bytes, is_folder: bool) -> bool:
         return root.excludes_name(os.fsdecode(relative), is_folder) is not None
 
-    walk = Walk(WatchedRoot(path, root.recursive, excludes), {}, gather, lambda: True)
+    watched = WatchedRoot(path, root.recursive, excludes)
+    walk = Walk(watched, {}, Reference(gather), lambda: True)
     walk.run(b"")
     return Found(files, [(folder, "cannot be listed") for folder in walk.unreadable])
 

@@ -101,6 +101,11 @@ class FolderReader:
         ((count,),) = self._connection.execute(f"SELECT count(*) {_BELOW}", _bounds(top))
         return int(count)
 
+    def revision(self) -> int:
+        """Another one than the last if anyone wrote to the ledger meanwhile."""
+        ((revision,),) = self._connection.execute("PRAGMA data_version")
+        return int(revision)
+
     def close(self) -> None:
         self._connection.close()
 

@@ -32,14 +32,15 @@ from .events import (
 )
 from .keeper import Built, Keeper, reason_to_poll, watches_limit
 from .roots import RootLost, RootReturned, RootThread, ScanDone
-from .scan import Compare, Listing, WatchedRoot
+from .scan import Compared, Listing, Reference, WatchedRoot
 
 __all__ = [
-    "Compare",
+    "Compared",
     "Echo",
     "FolderNoticed",
     "Listing",
     "Noticed",
+    "Reference",
     "RootLost",
     "RootReturned",
     "RootStatus",
@@ -100,12 +101,12 @@ class Watch:
     def __init__(
         self,
         roots: Sequence[WatchedRoot],
-        compare: Compare,
+        reference: Reference,
         wake: Callable[[], None],
         cookies: bytes | None = None,
         reconcile_every: float = 900.0,
     ) -> None:
-        """`compare` gets each folder's listing, in the root's scan thread; `wake` is called in
+        """`reference` gets each folder's listing, in the root's scan thread; `wake` is called in
         any thread when `drain` has something to give; `cookies` is a folder of ours whose new
         files give an Echo."""
         self._wake = wake
@@ -114,7 +115,7 @@ class Watch:
         self._awake = False
         self._lost = False
         self._roots = {
-            root.path: _Root(root, RootThread(root, compare, self._put)) for root in roots
+            root.path: _Root(root, RootThread(root, reference, self._put)) for root in roots
         }
         self._requests = 0
         self._outstanding: set[int] = set()

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .remembered import Remembered, can_remember
-from .scan import Compare, Identity, Listing, Walk, WatchedRoot
+from .scan import Compared, Identity, Listing, Reference, Walk, WatchedRoot
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class RootThread(threading.Thread):
     """
 
     def __init__(
-        self, root: WatchedRoot, compare: Compare, report: Callable[[NamedTuple], None]
+        self, root: WatchedRoot, reference: Reference, report: Callable[[NamedTuple], None]
     ) -> None:
         super().__init__(name=f"scan {os.fsdecode(root.path)}", daemon=True)
         self.root = root
@@ -101,7 +101,8 @@ class RootThread(threading.Thread):
         self._last_identity = root.known
         self._identities: dict[bytes, Identity] = {} if root.known is None else {b"": root.known}
         self._mounted: dict[bytes, int] = {}  # relative → device, as last seen
-        self._compare = compare
+        self._reference = reference._replace(compare=self._compare)
+        self._compare_with = reference.compare
         self._report = report
         self._waiting: dict[bytes, list[int]] = {}
         self._routine: set[int] = set()  # of those that wait
@@ -116,7 +117,8 @@ class RootThread(threading.Thread):
     def request(self, folder: bytes, request: int, *, routine: bool = False) -> None:
         """Asks for a scan of `folder` (relative), unless one that waits already covers it.
 
-        A `routine` one does not list again a folder that did not change since it was listed.
+        A `routine` one does not list again a folder that did not change since it was listed, nor
+        compare it where its files and the reference are as they were.
         """
         with self._changed:
             if routine:
@@ -218,14 +220,14 @@ class RootThread(threading.Thread):
                 self._report(RootReturned(self.root.path, changed=False, first=False))
             self._mounted[relative] = device
 
-    def _elsewhere(self, listing: Listing) -> bool:
+    def _compare(self, listing: Listing) -> Compared:
         """Compares; however long that takes, it is not the root that does not answer.
 
         It has answered just before: a walk says so at each listing.
         """
         self._busy_from = None
         try:
-            return self._compare(listing)
+            return self._compare_with(listing)
         finally:
             self._busy_from = time.monotonic()
 
@@ -237,7 +239,7 @@ class RootThread(threading.Thread):
         walk = Walk(
             self.root,
             self._identities,
-            self._elsewhere,
+            self._reference,
             self._carry_on,
             remembered,
             thorough=thorough,
@@ -247,7 +249,8 @@ class RootThread(threading.Thread):
         except Exception:
             walk.complete = False
             log.exception("scanning %r failed", walk.absolute(folder))
-        self._remembered.walked(whole=walk.complete and not folder)
+        is_whole = walk.complete and not folder
+        self._remembered.walked(whole=is_whole, revision=walk.revision)
         # A root that hung has not kept its disk busy.
         seconds = self._answered() - started - (self._stalled - stalled)
         self._mounted.update(walk.offline)

@@ -16,11 +16,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .remembered import Names, Remembered
+from .remembered import Held, Remembered, hash_of
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ _NOT_A_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _PORTION = 5_000  # files a listing: a stat result takes about 1 kB
 _NO_DEVICE = -1  # of any file
 _BREATH = 100  # files between two signs of life
+_BREATHS = 16  # folders, where nothing is to be done about them
 _NO_SUBFOLDERS = 2  # links: its name, and the dot in it
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _walks = itertools.count(1)
@@ -77,9 +78,24 @@ class Listing(NamedTuple):
     walk: int = 0  # the number of the walk; 0: of none
 
 
-# Gives whether any of the listed files was known before; where a stranger stands: before that
-# came. Called in the root's thread; it may raise.
-Compare = Callable[[Listing], bool]
+class Compared(NamedTuple):
+    """What came of comparing a listing."""
+
+    any_known: bool  # any of its files was known before; where a stranger stands: before that came
+    # Where nothing is to be done about it: what the reference is to be told when the folder is met
+    # again and neither its files nor the reference have changed. None: it must be compared again.
+    same: int | None = None
+
+
+class Reference(NamedTuple):
+    """What the disk is compared with: how to ask it. Asked in the root's thread."""
+
+    compare: Callable[[Listing], Compared]  # may raise
+    # A walk of that number came to folders that are the same: see `Compared`.
+    met: Callable[[Iterable[int], int], None] = lambda same, walk: None
+    # Gives another revision than the last if what is compared with may have changed meanwhile;
+    # None: that cannot be told.
+    revision: Callable[[], object] = lambda: None
 
 
 def below(folder: bytes, name: bytes) -> bytes:
@@ -121,26 +137,28 @@ class Walk:
         self,
         root: WatchedRoot,
         identities: dict[bytes, Identity],
-        compare: Compare,
+        reference: Reference,
         carry_on: Callable[[], bool],
         remembered: Remembered | None = None,
         *,
         thorough: bool = True,
     ) -> None:
         """`identities`: relative path → who the root and its mount points are; kept up to date.
-        `carry_on` is told now and then that the file system answers, just before `compare` too,
+        `carry_on` is told now and then that the file system answers, just before comparing too,
         and asked at every folder. What folders hold is `remembered`, and where the walk is not
-        `thorough` those that did not change are not listed again."""
+        `thorough` those that did not change are neither listed nor compared again."""
         self._remembered = remembered
         self._recalled = None if thorough else remembered
+        self.revision: object = None  # of the reference, when the walk began
         self._began_ns = time.time_ns()
         self._root = root
         self._identities = identities
-        self._compare = compare
+        self._reference = reference
         self._carry_on = carry_on
         self._device = 0  # the root's
         self.number = next(_walks)
         self._trees: list[_Tree] = []
+        self._same: list[int] = []  # of the folders that need not be compared
         self._is_stopped = False
         self.complete = True
         self.vanished = False
@@ -152,6 +170,9 @@ class Walk:
 
     def run(self, folder: bytes) -> None:
         """Walks all below `folder` (relative). What it finds out adds up in the attributes."""
+        self.revision = self._reference.revision()
+        if self._recalled is not None:
+            self._recalled.compared_with(self.revision)
         self._walk(folder)
         for tree in [tree for tree in self._trees if not tree.trusted]:
             if tree.holds_known:
@@ -172,6 +193,8 @@ class Walk:
         finally:
             for level in levels:
                 os.close(level.descriptor)
+            self._reference.met(self._same, self.number)
+            self._same.clear()
 
     def absolute(self, relative: bytes) -> bytes:
         return self._root.path + b"/" + relative if relative else self._root.path
@@ -265,36 +288,76 @@ class Walk:
             status = os.stat(name, dir_fd=parent.descriptor, follow_symlinks=False)
         except OSError:
             return False
-        found = self._recalled.names_in(relative, status)
-        if found is None or found[1] or status.st_dev != parent.device or len(self._identities) > 1:
+        found = self._recalled.recall(relative, status)
+        if (
+            found is None
+            or found.subfolders
+            or status.st_dev != parent.device
+            or len(self._identities) > 1
+        ):
             return False
         self.folders += 1
-        self._compare_one(parent, found[0], [], relative=relative, inside=name + b"/")
+        inside = name + b"/"
+        if not self._is_same(parent, found, inside):
+            self._compare_one(parent, found.files, [], relative=relative, inside=inside)
+        return True
+
+    def _is_same(self, level: _Level, held: Held, inside: bytes = b"") -> bool:
+        """Whether a folder's files need not be compared: they are what they were, and so is what
+        they were compared with. `inside` leads to it from the open one."""
+        names, _, same, seen_then = held
+        if same is None or not level.tree.trusted:
+            return False
+        folder, own, stat = level.descriptor, self._device, os.stat
+        marks: list[Mark] = []
+        try:
+            for name in names:
+                status = stat(inside + name, dir_fd=folder, follow_symlinks=False)
+                device = status.st_dev
+                marks.append(
+                    (
+                        status.st_ino,
+                        status.st_size,
+                        status.st_mtime_ns,
+                        status.st_ctime_ns,
+                        0 if device == own else device,
+                    )
+                )
+        except OSError:
+            return False
+        if hash_of(marks) != seen_then:
+            return False
+        self.files += len(marks)
+        self._same.append(same)
+        if not self.folders % _BREATHS and not self._carry_on():
+            self._stop()
         return True
 
     def _list(self, level: _Level) -> None:
         """Compares one folder, and leaves its subfolders in `level`."""
         found, is_of_the_root = None, level.device == self._device  # of a mount we know nothing
         if self._recalled is not None and is_of_the_root:
-            found = self._recalled.names_in(level.relative, level.status)
+            found = self._recalled.recall(level.relative, level.status)
         if found is None:
-            found = self._names(level)
+            found = self._listed(level)
             if found is None:
                 return
             if self._remembered is not None and is_of_the_root:
-                self._remembered.keep(level.relative, level.status, self._began_ns, *found)
-        names, subfolders = found
+                self._remembered.keep(level.relative, level.status, self._began_ns, found)
+        names, subfolders = found.files, found.subfolders
         self.folders += 1
         if subfolders:  # to be walked in the order of names
             level.subfolders = sorted(subfolders, reverse=True)
         if len(self._identities) > 1:  # the root's
             subfolders += self._absent_mounts(level)
+        if self._is_same(level, found):
+            return
         if len(names) <= _PORTION:
             self._compare_one(level, names, subfolders)
         else:
             self._compare_in_portions(level, names, subfolders)
 
-    def _names(self, level: _Level) -> Names | None:
+    def _listed(self, level: _Level) -> Held | None:
         """What a folder holds, but for what is left out; None: it cannot be read."""
         names: list[bytes] = []
         subfolders: list[bytes] = []
@@ -324,7 +387,7 @@ class Walk:
         except OSError as error:
             self._is_unreadable(level.relative, error)
             return None
-        return names, subfolders
+        return Held(names, subfolders)
 
     def _compare_in_portions(
         self, level: _Level, names: list[bytes], subfolders: list[bytes] | None
@@ -404,8 +467,11 @@ class Walk:
             ),
         )
         try:
-            if self._compare(listing):
+            compared = self._reference.compare(listing)
+            if compared.any_known:
                 tree.holds_known = True
+            if self._remembered is not None and complete and compared.same is not None:
+                self._remembered.compared(relative, compared.same, files.values())
         except Exception:
             self.complete = False
             log.exception("comparing %r failed; it is scanned again later", listing.folder)
