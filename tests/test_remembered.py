@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dropmill.watch import remembered
-from dropmill.watch.remembered import Held, Remembered, can_remember
+from dropmill.watch.remembered import TO_COMPARE, Held, Remembered, can_remember
 from dropmill.watch.roots import RootThread, ScanDone, filesystem_of
 from dropmill.watch.scan import Compared, Listing, Reference, Walk, WatchedRoot
 
@@ -146,7 +146,7 @@ def test_what_just_changed_is_not_remembered(scanner: Scanner) -> None:
     assert kept.recall(b"c", status) is None
     kept.keep(b"c", status, time.time_ns(), Held([b"note.txt"], []))
     kept.walked(whole=True)
-    assert kept.recall(b"c", status) == Held([b"note.txt"], [])
+    assert kept.recall(b"c", status) == Held([b"note.txt"], [], place=0)
 
 
 def test_a_large_folder_is_listed_again(scanner: Scanner) -> None:
@@ -165,7 +165,7 @@ def test_a_folder_that_is_gone_is_forgotten(scanner: Scanner) -> None:
     kept.keep(b"c", status, time.time_ns(), Held([], [b"sub"]))
     kept.walked(whole=True)
     kept.walked(whole=False)  # one that did not come by there
-    assert kept.recall(b"c", status) == Held([], [b"sub"])
+    assert kept.recall(b"c", status) == Held([], [b"sub"], place=0)
     kept.walked(whole=True)
     kept.walked(whole=True)
     assert kept.recall(b"c", status) is None
@@ -369,23 +369,38 @@ def test_a_scan_of_one_folder_says_nothing_of_the_others(scanner: Scanner) -> No
     """What it compared was compared with what is written by now, the others were not."""
     status = {name: (scanner.path / name).stat() for name in ("a", "c")}
     kept = Remembered()
+    places = {}
     for name, each in status.items():
-        kept.keep(name.encode(), each, time.time_ns() + 10**9, Held([b"note.txt"], []))
-        kept.compared(name.encode(), same=1, marks=())
+        held = kept.keep(name.encode(), each, time.time_ns() + 10**9, Held([b"note.txt"], []))
+        places[name] = held.place
+        kept.compared(held.place, same=1, marks=())
     kept.walked(whole=True, revision="first")
 
-    def same_in(name: str, revision: str) -> int | None:
-        kept.compared_with(revision)
+    def same_in(name: str, revision: str) -> int:
+        kept.begin(revision)
         held = kept.recall(name.encode(), status[name])
         assert held is not None
         return held.same
 
-    assert same_in("a", "first") == 1
-    kept.walked(whole=False, revision="first")
-    assert same_in("a", "second") is None
-    kept.compared(b"a", same=1, marks=())
+    assert [same_in(name, "first") for name in ("a", "c")] == [1, 1]
+    assert same_in("a", "second") == TO_COMPARE
+    kept.compared(places["a"], same=1, marks=())
     kept.walked(whole=False, revision="second")
-    assert same_in("c", "second") is None
+    assert same_in("c", "second") == TO_COMPARE
+
+
+def test_folders_that_come_and_go_take_no_more_and_more_room(
+    scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembered, "_MOST_UNUSED", 100)
+    status, kept = (scanner.path / "c").stat(), Remembered()
+    places = []
+    for number in range(1_000):
+        name, now = b"%d" % number, time.time_ns() + 10**9
+        places.append(kept.keep(name, status, now, Held([b"note.txt"], [])).place)
+        kept.walked(whole=True)
+    assert max(places) < 110
+    assert kept.keep(b"999", status, now, Held([b"note.txt"], [])).place == places[-1]
 
 
 def test_nothing_in_the_place_of_the_root_is_taken_for_the_same(

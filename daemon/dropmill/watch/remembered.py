@@ -16,18 +16,20 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Hashable, Iterable, Sequence
+from array import array
+from collections.abc import Hashable, Iterable
 from typing import NamedTuple
 
 _TRUE_TO_IT = frozenset(b"bcachefs btrfs ext2 ext3 ext4 f2fs overlay tmpfs xfs zfs".split())
 _QUIET_NS = 10 * 10**9  # more than any clock's tick, and than most of its corrections
 _MOST_NAMES = 100  # of a folder; what is in a larger one takes far longer than to list it
+_MOST_UNUSED = 10_000  # places
 _HEAD = struct.Struct("=QqQ")  # inode, ctime_ns, device
-_COMPARED = struct.Struct("=qq")  # same, seen
-_HEAD_SIZE, _NAMES_AT = _HEAD.size, _HEAD.size + _COMPARED.size
-_head, _compared_at = _HEAD.pack, _COMPARED.unpack_from
-_TO_COMPARE = -1  # in place of `same`
-_NOT_COMPARED = _COMPARED.pack(_TO_COMPARE, 0)
+_PLACE = struct.Struct("=I")
+_HEAD_SIZE, _NAMES_AT = _HEAD.size, _HEAD.size + _PLACE.size
+_head, _place_at = _HEAD.pack, _PLACE.unpack_from
+TO_COMPARE = -1  # in place of what it is the same as
+_made = tuple.__new__  # of a named tuple's class and its fields: in half the time of a call
 
 
 class Held(NamedTuple):
@@ -35,15 +37,13 @@ class Held(NamedTuple):
 
     files: list[bytes]  # names
     subfolders: list[bytes]  # names
-    same: int | None = None  # if its files are what they were: see `scan.Compared`
-    seen: int = 0  # the hash of what they were
+    place: int = -1  # where it is remembered how it compared; -1: nowhere
+    same: int = TO_COMPARE  # what `compared` was told of it
+    seen: int = 0  # what `look_of` gave of its files then
 
 
-_made = tuple.__new__  # in half the time of a call
-
-
-def hash_of(marks: Iterable[Hashable]) -> int:
-    """A hash of 64 bits of what a folder's files looked like, in the order of its names."""
+def look_of(marks: Iterable[Hashable]) -> int:
+    """A hash of 64 bits of what a folder's files look like, in the order of their names."""
     return hash(tuple(marks))
 
 
@@ -59,52 +59,63 @@ class Remembered:
         # Bytes: as tuples of numbers and names these would take three times the room.
         self._folders: dict[bytes, bytes] = {}
         self._met: dict[bytes, bytes] = {}  # in the walk that is under way
+        self._same = array("q")  # by place: see `scan.Compared`
+        self._seen = array("q")  # by place: what its files looked like then
         self._revision: object = None  # of what all of them were compared with
-        self._is_current = False  # it is the same still
 
-    def compared_with(self, revision: object) -> None:
-        """A walk begins, and what it compares with has this revision."""
-        self._is_current = self._revision is not None and revision == self._revision
+    def begin(self, revision: object) -> None:
+        """A walk begins, and what it compares with has this revision; None: nobody knows it."""
+        if revision is None or revision != self._revision:
+            self._revision = None
+            self._same = array("q", [TO_COMPARE]) * len(self._same)
 
     def recall(self, folder: bytes, now: os.stat_result) -> Held | None:
         """What the folder, whose status was taken just now, held and holds; None: list it."""
         found = self._folders.get(folder)
         if found is None or not found.startswith(_head(now.st_ino, now.st_ctime_ns, now.st_dev)):
             return None
-        same: int | None
-        same, seen_then = _compared_at(found, _HEAD_SIZE)
-        if same == _TO_COMPARE:
-            same = None
-        elif not self._is_current:
-            same, found = None, found[:_HEAD_SIZE] + _NOT_COMPARED + found[_NAMES_AT:]
         self._met[folder] = found
+        (place,) = _place_at(found, _HEAD_SIZE)
         files, _, subfolders = found[_NAMES_AT:].partition(b"//")
         return _made(
             Held,
             (
                 files.split(b"/") if files else [],
                 subfolders.split(b"/") if subfolders else [],
-                same,
-                seen_then,
+                place,
+                self._same[place],
+                self._seen[place],
             ),
         )
 
-    def keep(self, folder: bytes, before: os.stat_result, now_ns: int, held: Held) -> None:
+    def keep(self, folder: bytes, before: os.stat_result, now_ns: int, held: Held) -> Held:
         """What it holds; `before` is its status from before it was listed, at `now_ns`."""
-        files, subfolders = held.files, held.subfolders
+        known = self._folders.pop(folder, None) or self._met.get(folder)
         is_quiet = before.st_ctime_ns + _QUIET_NS < now_ns
-        if is_quiet and len(files) + len(subfolders) <= _MOST_NAMES:
-            head = _head(before.st_ino, before.st_ctime_ns, before.st_dev)
-            self._met[folder] = head + _NOT_COMPARED + _joined(files, subfolders)
+        if not is_quiet or len(held.files) + len(held.subfolders) > _MOST_NAMES:
+            return held
+        if known is None:
+            place = len(self._same)
+            self._same.append(TO_COMPARE)
+            self._seen.append(0)
         else:
-            self._folders.pop(folder, None)
+            (place,) = _place_at(known, _HEAD_SIZE)
+            self._same[place] = TO_COMPARE
+        self._met[folder] = b"".join(
+            (
+                _head(before.st_ino, before.st_ctime_ns, before.st_dev),
+                _PLACE.pack(place),
+                b"/".join(held.files),
+                b"//",
+                b"/".join(held.subfolders),
+            )
+        )
+        return held._replace(place=place)
 
-    def compared(self, folder: bytes, same: int, marks: Iterable[Hashable]) -> None:
+    def compared(self, place: int, same: int, marks: Iterable[Hashable]) -> None:
         """Its files were compared in this walk, and nothing was to be done: see `scan.Compared`."""
-        found = self._met.get(folder)
-        if found is not None:
-            compared = _COMPARED.pack(same, hash_of(marks))
-            self._met[folder] = found[:_HEAD_SIZE] + compared + found[_NAMES_AT:]
+        self._same[place] = same
+        self._seen[place] = look_of(marks)
 
     def walked(self, *, whole: bool, revision: object = None) -> None:
         """A walk came to its end; one of the `whole` root met every folder that there is.
@@ -118,7 +129,5 @@ class Remembered:
             # same until all were compared with one.
             self._folders.update(self._met)
         self._met = {}
-
-
-def _joined(files: Sequence[bytes], subfolders: Sequence[bytes]) -> bytes:
-    return b"/".join(files) + b"//" + b"/".join(subfolders)
+        if len(self._same) > 2 * len(self._folders) + _MOST_UNUSED:
+            self._folders, self._same, self._seen = {}, array("q"), array("q")

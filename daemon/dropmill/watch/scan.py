@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .remembered import Held, Remembered, hash_of
+from .remembered import TO_COMPARE, Held, Remembered, look_of
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +171,8 @@ class Walk:
     def run(self, folder: bytes) -> None:
         """Walks all below `folder` (relative). What it finds out adds up in the attributes."""
         self.revision = self._reference.revision()
-        if self._recalled is not None:
-            self._recalled.compared_with(self.revision)
+        if self._remembered is not None:
+            self._remembered.begin(self.revision)
         self._walk(folder)
         for tree in [tree for tree in self._trees if not tree.trusted]:
             if tree.holds_known:
@@ -298,15 +298,17 @@ class Walk:
             return False
         self.folders += 1
         inside = name + b"/"
-        if not self._is_same(parent, found, inside):
-            self._compare_one(parent, found.files, [], relative=relative, inside=inside)
+        if found.same == TO_COMPARE or not self._is_same(parent, found, inside):
+            self._compare_one(
+                parent, found.files, [], relative=relative, inside=inside, place=found.place
+            )
         return True
 
     def _is_same(self, level: _Level, held: Held, inside: bytes = b"") -> bool:
         """Whether a folder's files need not be compared: they are what they were, and so is what
         they were compared with. `inside` leads to it from the open one."""
-        names, _, same, seen_then = held
-        if same is None or not level.tree.trusted:
+        names, _, _, same, seen_then = held
+        if not level.tree.trusted:
             return False
         folder, own, stat = level.descriptor, self._device, os.stat
         marks: list[Mark] = []
@@ -325,7 +327,7 @@ class Walk:
                 )
         except OSError:
             return False
-        if hash_of(marks) != seen_then:
+        if look_of(marks) != seen_then:
             return False
         self.files += len(marks)
         self._same.append(same)
@@ -343,17 +345,17 @@ class Walk:
             if found is None:
                 return
             if self._remembered is not None and is_of_the_root:
-                self._remembered.keep(level.relative, level.status, self._began_ns, found)
-        names, subfolders = found.files, found.subfolders
+                found = self._remembered.keep(level.relative, level.status, self._began_ns, found)
+        names, subfolders, place = found[:3]
         self.folders += 1
         if subfolders:  # to be walked in the order of names
             level.subfolders = sorted(subfolders, reverse=True)
         if len(self._identities) > 1:  # the root's
             subfolders += self._absent_mounts(level)
-        if self._is_same(level, found):
+        if found.same != TO_COMPARE and self._is_same(level, found):
             return
         if len(names) <= _PORTION:
-            self._compare_one(level, names, subfolders)
+            self._compare_one(level, names, subfolders, place=place)
         else:
             self._compare_in_portions(level, names, subfolders)
 
@@ -412,10 +414,12 @@ class Walk:
         upto: bytes | None = None,
         relative: bytes | None = None,
         inside: bytes = b"",
+        place: int = -1,
     ) -> None:
         """Looks at a folder's files and compares them: all of them, or a portion.
 
-        `relative` is the folder where that is one in the open one, to which `inside` leads.
+        `relative` is the folder where that is one in the open one, to which `inside` leads; how
+        it compares is remembered in a `place`.
         """
         tree, folder = level.tree, level.descriptor
         if relative is None:
@@ -470,8 +474,13 @@ class Walk:
             compared = self._reference.compare(listing)
             if compared.any_known:
                 tree.holds_known = True
-            if self._remembered is not None and complete and compared.same is not None:
-                self._remembered.compared(relative, compared.same, files.values())
+            if (
+                place >= 0
+                and complete
+                and self._remembered is not None
+                and compared.same is not None
+            ):
+                self._remembered.compared(place, compared.same, files.values())
         except Exception:
             self.complete = False
             log.exception("comparing %r failed; it is scanned again later", listing.folder)
