@@ -11,7 +11,7 @@ import pytest
 
 from dropmill import compaction
 from dropmill.compaction import Compaction
-from dropmill.index import Block, Shard
+from dropmill.index import Block, Shard, shard_path
 
 from .ledgers import MadeState, take
 
@@ -71,6 +71,14 @@ def test_a_few_dead_wait_until_nothing_else_is_to_be_done(made: Made) -> None:
     assert made.shard.count() == 20
     assert made.compaction.when_idle(lambda: False)
     assert made.shard.count() == 17
+
+
+def test_an_idle_worker_leaves_an_empty_wal(made: Made) -> None:
+    made.put(20)
+    wal = shard_path(made.state.folder, 0) + b"-wal"
+    assert os.path.getsize(wal)
+    assert made.compaction.when_idle(lambda: False)
+    assert os.path.getsize(wal) == 0
 
 
 def test_a_shard_that_somebody_else_writes_to_is_left_alone(made: Made) -> None:

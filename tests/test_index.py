@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 
 import apsw
@@ -153,9 +154,28 @@ def test_space_that_compaction_freed_is_given_back(folder: bytes, shard: Shard) 
     for _ in range(1_000):
         if not shard.tidy():
             break
-    shard._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    shard.empty_wal()
     assert os.path.getsize(shard_path(folder, 0)) < 8 << 20
     assert shard.count() == 0
+
+
+def test_a_wal_is_emptied_unless_somebody_reads(folder: bytes, shard: Shard) -> None:
+    wal = shard_path(folder, 0) + b"-wal"
+    shard.add(Block(1, 0, 5, 0), "words")
+    shard.commit()
+    assert os.path.getsize(wal)
+    reader = ShardReader(folder, 0)
+    began = time.monotonic()
+    shard.empty_wal()
+    assert time.monotonic() - began < 5, "it waits for a reader"
+    assert os.path.getsize(wal)
+    reader.close()
+    shard.empty_wal()
+    assert os.path.getsize(wal) == 0
+    assert found(folder, "words") == [Block(1, 0, 5, 0)]
+    shard.add(Block(2, 0, 5, 0), "words")
+    shard.commit()
+    assert len(found(folder, "words")) == 2
 
 
 # ---- its file ----------------------------------------------------------------------------------

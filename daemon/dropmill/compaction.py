@@ -69,6 +69,7 @@ class Compaction:
         while self._shard.tidy():
             if waiting():
                 return False
+        self._shard.empty_wal()
         self._swept = time.monotonic()
         return True
 

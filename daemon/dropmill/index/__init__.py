@@ -44,6 +44,7 @@ INSERT INTO shard VALUES(randomblob(16));
 _SETTINGS = {"hashsize": 8 << 20, "automerge": 64, "crisismerge": 256, "deletemerge": 0}
 _MERGE_PAGES = 500  # a step of at most about 64 ms
 _SWEEP = 2_000  # blocks a step
+_PATIENCE_MS = 15_000
 _FREE_PAGES = 250  # 1 MB; more are given back when idle
 
 
@@ -82,7 +83,7 @@ def identity(state_folder: bytes, number: int) -> bytes:
     """The random mark a shard got when it was made: another one means another shard."""
     connection = apsw.Connection(os.fsdecode(shard_path(state_folder, number)))
     try:
-        connection.set_busy_timeout(15_000)
+        connection.set_busy_timeout(_PATIENCE_MS)
         row = connection.execute("SELECT identity FROM shard").fetchone()
     finally:
         connection.close()
@@ -115,7 +116,7 @@ class Shard:
         make_folder(os.path.join(state_folder, b"index"), mode=0o750)
         self.number = number
         self._connection = apsw.Connection(os.fsdecode(shard_path(state_folder, number)))
-        self._connection.set_busy_timeout(15_000)
+        self._connection.set_busy_timeout(_PATIENCE_MS)
         self._name = f"shard-{number}.db"
         self._added: list[tuple[int, ...]] = []  # rows of `blocks` that `commit` writes
         self._prepare()
@@ -234,6 +235,15 @@ class Shard:
                 self._connection.execute("PRAGMA incremental_vacuum(2000)").fetchall()
         return merged or free > _FREE_PAGES
 
+    def empty_wal(self) -> None:
+        """Moves what the -wal holds, up to 16 MB, to where it belongs; not while anyone reads."""
+        with machine_faults(self._name):
+            self._connection.set_busy_timeout(0)
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._connection.set_busy_timeout(_PATIENCE_MS)
+
     def close(self) -> None:
         self.rollback()
         self._connection.close()
@@ -246,7 +256,7 @@ class ShardReader:
         self.number = number
         path = os.fsdecode(shard_path(state_folder, number))
         self._connection = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
-        self._connection.set_busy_timeout(15_000)
+        self._connection.set_busy_timeout(_PATIENCE_MS)
         try:
             self._connection.execute("BEGIN")
             self._connection.execute("SELECT 1 FROM blocks LIMIT 1").fetchone()
