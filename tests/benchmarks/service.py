@@ -145,9 +145,25 @@ class Service(Place):
         """Proportional set size of all its processes, in bytes."""
         return sum(_field(pid, "smaps_rollup", "Pss:") for pid in processes(self.pid))
 
+    def index_size(self) -> int:
+        """Bytes on disk."""
+        return _on_disk(self.folder / "state" / "index")
+
     def state_size(self) -> int:
-        """Bytes of the index, the ledger and what else the state folder holds."""
-        return sum(path.stat().st_blocks * 512 for path in (self.folder / "state").rglob("*"))
+        """Bytes on disk of the index, the ledger and what else the state folder holds."""
+        return _on_disk(self.folder / "state")
+
+    def wait_until_merged(self, rest: float = 10) -> None:
+        """Waits until the idle service leaves its index as it is for `rest` seconds."""
+        size, since = 0, time.monotonic()
+
+        def is_merged() -> bool:
+            nonlocal size, since
+            if size != (now := self.index_size()):
+                size, since = now, time.monotonic()
+            return time.monotonic() - since > rest
+
+        eventually(is_merged, seconds=600, what="the index is merged", every=0.5)
 
     def close(self) -> None:
         if self._database is not None:
@@ -157,6 +173,10 @@ class Service(Place):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.stop(signal.SIGTERM, seconds=30)
         super().close()
+
+
+def _on_disk(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
 
 
 def processes(pid: int) -> list[int]:
