@@ -258,7 +258,7 @@ class Reconciled:
         reference = Reference(self._compare, intake.met, intake.revision)
         walk = Walk(root, identities, reference, lambda: True, self._kept, thorough=False)
         walk.run(b"")
-        self._kept.walked(whole=walk.complete, revision=walk.revision)
+        self._kept.walked(whole=walk.complete)
         intake.check_folders_below(watched.root, walk.number)
         intake.admit()
         return self._compared

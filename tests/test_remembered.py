@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,12 +62,18 @@ class Scanner:
         self.walk(Reference(gather), kept, thorough=thorough)
         return found
 
-    def walk(self, reference: Reference, kept: Remembered, *, thorough: bool) -> Walk:
-        walk = Walk(self._root, self.identities, reference, lambda: True, kept, thorough=thorough)
+    def walk(
+        self,
+        reference: Reference,
+        kept: Remembered,
+        *,
+        thorough: bool,
+        carry_on: Callable[[], bool] = lambda: True,
+    ) -> None:
+        walk = Walk(self._root, self.identities, reference, carry_on, kept, thorough=thorough)
         walk.run(b"")
         assert walk.complete
-        kept.walked(whole=True, revision=walk.revision)
-        return walk
+        kept.walked(whole=True)
 
     def learn(self) -> None:
         """Remembers all that is there, once it was quiet for long enough."""
@@ -271,7 +278,11 @@ class Books:
         self.written += 1
 
     def scan(
-        self, kept: Remembered | None = None, *, thorough: bool = False
+        self,
+        kept: Remembered | None = None,
+        *,
+        thorough: bool = False,
+        carry_on: Callable[[], bool] = lambda: True,
     ) -> tuple[dict[bytes, dict[bytes, object]], set[bytes]]:
         """Which folders differ from what is written, with their files; which were come to."""
         differing: dict[bytes, dict[bytes, object]] = {}
@@ -289,7 +300,7 @@ class Books:
             return Compared(any_known=True)
 
         reference = Reference(compare, lambda same, walk: met.update(same), lambda: self.written)
-        self._scanner.walk(reference, kept or self._kept, thorough=thorough)
+        self._scanner.walk(reference, kept or self._kept, thorough=thorough, carry_on=carry_on)
         folders = list(self._numbers)
         return differing, {folders[number] for number in met}
 
@@ -369,12 +380,13 @@ def test_a_scan_of_one_folder_says_nothing_of_the_others(scanner: Scanner) -> No
     """What it compared was compared with what is written by now, the others were not."""
     status = {name: (scanner.path / name).stat() for name in ("a", "c")}
     kept = Remembered()
+    kept.begin("first")
     places = {}
     for name, each in status.items():
         held = kept.keep(name.encode(), each, time.time_ns() + 10**9, Held([b"note.txt"], []))
         places[name] = held.place
         kept.compared(held.place, same=1, marks=())
-    kept.walked(whole=True, revision="first")
+    kept.walked(whole=True)
 
     def same_in(name: str, revision: str) -> int:
         kept.begin(revision)
@@ -385,8 +397,8 @@ def test_a_scan_of_one_folder_says_nothing_of_the_others(scanner: Scanner) -> No
     assert [same_in(name, "first") for name in ("a", "c")] == [1, 1]
     assert same_in("a", "second") == TO_COMPARE
     kept.compared(places["a"], same=1, marks=())
-    kept.walked(whole=False, revision="second")
-    assert same_in("c", "second") == TO_COMPARE
+    kept.walked(whole=False)
+    assert [same_in(name, "second") for name in ("a", "c")] == [1, TO_COMPARE]
 
 
 def test_folders_that_come_and_go_take_no_more_and_more_room(
@@ -411,3 +423,49 @@ def test_nothing_in_the_place_of_the_root_is_taken_for_the_same(
     scanner.identities[b""] = device, inode + 1
     books.scan()
     assert books.asked == FOLDERS  # and once more, when it was adopted, nothing
+
+
+def test_that_the_disk_answers_is_said_every_few_files(
+    scanner: Scanner, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a slow one would pass for one that hangs."""
+    for folder in range(20):
+        (scanner.path / f"{folder}").mkdir()
+        for name in range(60):
+            (scanner.path / f"{folder}/{name}").touch()
+    books.take_in()
+    books.learn()
+    looks, most, stat = 0, 0, os.stat
+
+    def counted(*where: Any, **how: Any) -> os.stat_result:
+        nonlocal looks
+        looks += 1
+        return stat(*where, **how)
+
+    def carry_on() -> bool:
+        nonlocal looks, most
+        most, looks = max(most, looks), 0
+        return True
+
+    monkeypatch.setattr(os, "stat", counted)
+    books.scan(carry_on=carry_on)
+    assert books.asked == 0
+    assert 0 < most < 200
+
+
+def test_all_is_compared_where_it_is_not_known_what_was(scanner: Scanner) -> None:
+    def fails() -> object:
+        raise OSError("no more descriptors")
+
+    listed: list[bytes] = []
+
+    def compare(listing: Listing) -> Compared:
+        listed.append(listing.folder)
+        return Compared(any_known=True, same=1)
+
+    scanner.learn()
+    kept = Remembered()
+    for _ in range(3):
+        listed.clear()
+        scanner.walk(Reference(compare, revision=fails), kept, thorough=False)
+        assert len(listed) == FOLDERS

@@ -63,7 +63,9 @@ class Lab:
         self.known: set[bytes] = set()
         self.compare: Callable[[Listing], None] = lambda listing: None
         self.ticked = 0.0
-        self.watch = Watch(roots, Reference(self._compare), lambda: None, cookies)
+        self.revision: Callable[[], object] = lambda: None
+        reference = Reference(self._compare, revision=lambda: self.revision())
+        self.watch = Watch(roots, reference, lambda: None, cookies)
 
     def _compare(self, listing: Listing) -> Compared:
         self.listings.append(listing)
@@ -757,18 +759,19 @@ def test_a_root_that_hung_is_polled_again_as_soon_as_any_other(
     assert max(each.seconds for each in lab.events if isinstance(each, ScanDone)) < 1
 
 
-def test_a_root_whose_listing_is_compared_for_long_does_not_hang(
-    lab: Lab, root: bytes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["compare", "revision"])
+def test_a_root_whose_comparison_takes_long_does_not_hang(
+    lab: Lab, root: bytes, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """The ledger's disk may be full, or the main loop busy."""
     monkeypatch.setattr(watch, "_HANGS", 0.2)
     comparing, let_go = threading.Event(), threading.Event()
 
-    def compare(_: Listing) -> None:
+    def wait() -> None:
         comparing.set()
         let_go.wait(20)
 
-    lab.compare = compare
+    setattr(lab, what, lambda *_: wait())
     lab.watch.scan(root)
     assert comparing.wait(20)
     began = time.monotonic()

@@ -61,12 +61,12 @@ class Remembered:
         self._met: dict[bytes, bytes] = {}  # in the walk that is under way
         self._same = array("q")  # by place: see `scan.Compared`
         self._seen = array("q")  # by place: what its files looked like then
-        self._revision: object = None  # of what all of them were compared with
+        self._revision: object = None  # of what they were compared with, where they were
 
     def begin(self, revision: object) -> None:
         """A walk begins, and what it compares with has this revision; None: nobody knows it."""
         if revision is None or revision != self._revision:
-            self._revision = None
+            self._revision = revision
             self._same = array("q", [TO_COMPARE]) * len(self._same)
 
     def recall(self, folder: bytes, now: os.stat_result) -> Held | None:
@@ -117,16 +117,11 @@ class Remembered:
         self._same[place] = same
         self._seen[place] = look_of(marks)
 
-    def walked(self, *, whole: bool, revision: object = None) -> None:
-        """A walk came to its end; one of the `whole` root met every folder that there is.
-
-        `revision` is that of what it compared with, from before it began.
-        """
+    def walked(self, *, whole: bool) -> None:
+        """A walk came to its end; one of the `whole` root met every folder that there is."""
         if whole:
-            self._folders, self._revision = self._met, revision
+            self._folders = self._met
         else:
-            # The others were compared with another revision: of that nothing is known to be the
-            # same until all were compared with one.
             self._folders.update(self._met)
         self._met = {}
         if len(self._same) > 2 * len(self._folders) + _MOST_UNUSED:

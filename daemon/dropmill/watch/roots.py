@@ -101,8 +101,8 @@ class RootThread(threading.Thread):
         self._last_identity = root.known
         self._identities: dict[bytes, Identity] = {} if root.known is None else {b"": root.known}
         self._mounted: dict[bytes, int] = {}  # relative → device, as last seen
-        self._reference = reference._replace(compare=self._compare)
-        self._compare_with = reference.compare
+        self._reference = reference._replace(compare=self._compare, revision=self._revision)
+        self._compare_with, self._revision_of = reference.compare, reference.revision
         self._report = report
         self._waiting: dict[bytes, list[int]] = {}
         self._routine: set[int] = set()  # of those that wait
@@ -220,14 +220,20 @@ class RootThread(threading.Thread):
                 self._report(RootReturned(self.root.path, changed=False, first=False))
             self._mounted[relative] = device
 
-    def _compare(self, listing: Listing) -> Compared:
-        """Compares; however long that takes, it is not the root that does not answer.
+    # However long the reference takes to answer, it is not the root that does not. That has
+    # answered just before: a walk says so at each listing.
 
-        It has answered just before: a walk says so at each listing.
-        """
+    def _compare(self, listing: Listing) -> Compared:
         self._busy_from = None
         try:
             return self._compare_with(listing)
+        finally:
+            self._busy_from = time.monotonic()
+
+    def _revision(self) -> object:
+        self._busy_from = None
+        try:
+            return self._revision_of()
         finally:
             self._busy_from = time.monotonic()
 
@@ -249,8 +255,7 @@ class RootThread(threading.Thread):
         except Exception:
             walk.complete = False
             log.exception("scanning %r failed", walk.absolute(folder))
-        is_whole = walk.complete and not folder
-        self._remembered.walked(whole=is_whole, revision=walk.revision)
+        self._remembered.walked(whole=walk.complete and not folder)
         # A root that hung has not kept its disk busy.
         seconds = self._answered() - started - (self._stalled - stalled)
         self._mounted.update(walk.offline)

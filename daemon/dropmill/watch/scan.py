@@ -35,7 +35,6 @@ _NOT_A_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _PORTION = 5_000  # files a listing: a stat result takes about 1 kB
 _NO_DEVICE = -1  # of any file
 _BREATH = 100  # files between two signs of life
-_BREATHS = 16  # folders, where nothing is to be done about them
 _NO_SUBFOLDERS = 2  # links: its name, and the dot in it
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _walks = itertools.count(1)
@@ -149,7 +148,6 @@ class Walk:
         `thorough` those that did not change are neither listed nor compared again."""
         self._remembered = remembered
         self._recalled = None if thorough else remembered
-        self.revision: object = None  # of the reference, when the walk began
         self._began_ns = time.time_ns()
         self._root = root
         self._identities = identities
@@ -159,6 +157,7 @@ class Walk:
         self.number = next(_walks)
         self._trees: list[_Tree] = []
         self._same: list[int] = []  # of the folders that need not be compared
+        self._looks = 0  # at what is in them, since the last sign of life
         self._is_stopped = False
         self.complete = True
         self.vanished = False
@@ -170,9 +169,8 @@ class Walk:
 
     def run(self, folder: bytes) -> None:
         """Walks all below `folder` (relative). What it finds out adds up in the attributes."""
-        self.revision = self._reference.revision()
         if self._remembered is not None:
-            self._remembered.begin(self.revision)
+            self._remembered.begin(self._revision())
         self._walk(folder)
         for tree in [tree for tree in self._trees if not tree.trusted]:
             if tree.holds_known:
@@ -184,6 +182,13 @@ class Walk:
                 self._walk(tree.relative)
             elif tree.relative in self._identities:
                 self._is_offline(tree.relative, tree.identity[0])
+
+    def _revision(self) -> object:
+        try:
+            return self._reference.revision()
+        except Exception:
+            log.exception("comparing all of %r: it is not known what was", self._root.path)
+            return None
 
     def _walk(self, folder: bytes) -> None:
         levels: list[_Level] = []
@@ -331,8 +336,11 @@ class Walk:
             return False
         self.files += len(marks)
         self._same.append(same)
-        if not self.folders % _BREATHS and not self._carry_on():
-            self._stop()
+        self._looks += 1 + len(marks)
+        if self._looks >= _BREATH:
+            self._looks = 0
+            if not self._carry_on():
+                self._stop()
         return True
 
     def _list(self, level: _Level) -> None:
