@@ -162,8 +162,8 @@ class Watch:
         """Asks for a scan of a root, or of `folder` (absolute) and all below it.
 
         A `routine` one looks at every file that was there, but lists again only the folders that
-        changed. Gives an id that comes back in a ScanDone, perhaps with others: requests that wait
-        are merged.
+        changed, and compares only those whose files did, or all where the reference has. Gives an
+        id that comes back in a ScanDone, perhaps with others: requests that wait are merged.
         """
         self._requests += 1
         self._outstanding.add(self._requests)
