@@ -29,7 +29,7 @@ _PLACE = struct.Struct("=I")
 _HEAD_SIZE, _NAMES_AT = _HEAD.size, _HEAD.size + _PLACE.size
 _head, _place_at = _HEAD.pack, _PLACE.unpack_from
 TO_COMPARE = -1  # in place of what it is the same as
-_made = tuple.__new__  # of a named tuple's class and its fields: in half the time of a call
+made = tuple.__new__  # of a named tuple's class and its fields: in half the time of a call
 
 
 class Held(NamedTuple):
@@ -77,7 +77,7 @@ class Remembered:
         self._met[folder] = found
         (place,) = _place_at(found, _HEAD_SIZE)
         files, _, subfolders = found[_NAMES_AT:].partition(b"//")
-        return _made(
+        return made(
             Held,
             (
                 files.split(b"/") if files else [],

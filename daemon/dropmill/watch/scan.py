@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .remembered import TO_COMPARE, Held, Remembered, look_of
+from .remembered import TO_COMPARE, Held, Remembered, look_of, made
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ _BREATH = 100  # files between two signs of life
 _NO_SUBFOLDERS = 2  # links: its name, and the dot in it
 _ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 _walks = itertools.count(1)
-_made = tuple.__new__  # of a named tuple's class and its fields: in half the time of a call
 
 
 def _is_to_be_asked(name: str) -> bool:
@@ -463,7 +462,7 @@ class Walk:
         if not self._carry_on():
             self._stop()
             return
-        listing = _made(
+        listing = made(
             Listing,
             (
                 root,
