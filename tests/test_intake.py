@@ -18,8 +18,9 @@ from dropmill.rules import Rules
 from dropmill.source import fingerprint
 from dropmill.store.schema import FILE_NAME
 from dropmill.watch import remembered
+from dropmill.watch.listing import Compared, Listing, Reference, WatchedRoot
 from dropmill.watch.remembered import Remembered
-from dropmill.watch.scan import Compared, Listing, Reference, Walk, WatchedRoot
+from dropmill.watch.scan import Walk
 
 from .ledgers import MadeState
 from .polling import eventually

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from dropmill.watch import remembered
+from dropmill.watch.listing import Compared, Listing, Reference, WatchedRoot
 from dropmill.watch.remembered import TO_COMPARE, Held, Remembered, can_remember
 from dropmill.watch.roots import RootThread, ScanDone, filesystem_of
-from dropmill.watch.scan import Compared, Listing, Reference, Walk, WatchedRoot
+from dropmill.watch.scan import Walk
 
 from .polling import eventually
 

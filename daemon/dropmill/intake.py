@@ -24,7 +24,7 @@ from .source import Beneath, NotRegular, fingerprint, has_writer, is_absent, loo
 from .store.folders import FolderReader
 from .store.ledger import Admission, Ledger
 from .store.schema import open_for_reading
-from .watch.scan import Compared, Listing
+from .watch.listing import Compared, Listing
 
 _BATCH = 2_000  # admissions a transaction
 _NO_DEVICE = -1  # of any file

@@ -13,7 +13,8 @@ from ..processors.text import RANGE
 from ..rules import Rules
 from ..source import Beneath
 from ..store.ledger import Admission
-from ..watch.scan import Compared, Listing, Reference, Walk, WatchedRoot
+from ..watch.listing import Compared, Listing, Reference, WatchedRoot
+from ..watch.scan import Walk
 from .lap import Progress
 
 # What one process takes in, roughly, on a machine of these years: only to choose how many files.

@@ -31,8 +31,8 @@ from .events import (
     Suspicion,
 )
 from .keeper import Built, Keeper, reason_to_poll, watches_limit
+from .listing import Compared, Listing, Reference, WatchedRoot
 from .roots import RootLost, RootReturned, RootThread, ScanDone
-from .scan import Compared, Listing, Reference, WatchedRoot
 
 __all__ = [
     "Compared",

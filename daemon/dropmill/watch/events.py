@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .scan import Identity, WatchedRoot
+from .listing import Identity, WatchedRoot
 
 # By observers, in their threads
 

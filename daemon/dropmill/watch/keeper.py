@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .events import Hint, RootDeleted, Suspect
+from .listing import WatchedRoot
 from .observers import Observer
 from .roots import RootThread, makes_no_events
-from .scan import WatchedRoot, count_folders
+from .scan import count_folders
 
 log = logging.getLogger(__name__)
 

@@ -32,8 +32,8 @@ from watchdog.observers.inotify import InotifyFullEmitter, InotifyWatchGroup
 from watchdog.observers.inotify_c import WatchCallback
 
 from .events import Hint, RootDeleted, Suspect
+from .listing import WatchedRoot
 from .reader import Reader
-from .scan import WatchedRoot
 
 # One list for all roots: it becomes the kernel's mask, of which the last one set would win. It
 # leaves out opening and reading, or our own work would make events.

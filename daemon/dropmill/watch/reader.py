@@ -26,7 +26,7 @@ from watchdog.observers.inotify_c import (
 )
 
 from .events import Hint, RootDeleted, Suspect
-from .scan import WatchedRoot, below
+from .listing import WatchedRoot, below
 
 log = logging.getLogger(__name__)
 

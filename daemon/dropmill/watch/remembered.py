@@ -59,7 +59,7 @@ class Remembered:
         # Bytes: as tuples of numbers and names these would take three times the room.
         self._folders: dict[bytes, bytes] = {}
         self._met: dict[bytes, bytes] = {}  # in the walk that is under way
-        self._same = array("q")  # by place: see `scan.Compared`
+        self._same = array("q")  # by place: see `listing.Compared`
         self._seen = array("q")  # by place: what its files looked like then
         self._revision: object = None  # of what they were compared with, where they were
 
@@ -113,7 +113,7 @@ class Remembered:
         return held._replace(place=place)
 
     def compared(self, place: int, same: int, marks: Iterable[Hashable]) -> None:
-        """Its files were compared in this walk, and nothing was to be done: see `scan.Compared`."""
+        """Its files were compared in this walk; nothing was to be done: see `listing.Compared`."""
         self._same[place] = same
         self._seen[place] = look_of(marks)
 

@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .listing import Compared, Identity, Listing, Reference, WatchedRoot
 from .remembered import Remembered, can_remember
-from .scan import Compared, Identity, Listing, Reference, Walk, WatchedRoot
+from .scan import Walk
 
 log = logging.getLogger(__name__)
 
